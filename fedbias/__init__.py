@@ -1,0 +1,98 @@
+"""fedbias: federated learning for gradients that are biased.
+
+The core: compressors, feedback, estimators, optimizers, rounds, problems and the papers' bounds.
+It needs numpy alone. :func:`run` is the whole federation as one readable loop; the edges
+``strategies`` and ``clients`` run the same pieces through Flower.
+"""
+
+from fedbias import theory
+from fedbias.compressors import (
+    Compressor,
+    Guarantee,
+    dithered,
+    half,
+    identity,
+    random_k,
+    sign,
+    top_k,
+    uniform,
+)
+from fedbias.estimators import (
+    Estimate,
+    Estimator,
+    clipped,
+    exact,
+    local_steps,
+    meta,
+    minibatch,
+    normalised,
+)
+from fedbias.feedback import Feedback, error_feedback, no_feedback
+from fedbias.loop import History, run
+from fedbias.notation import parse
+from fedbias.objectives import MissingCapability, Objective
+from fedbias.optimizers import (
+    Optimizer,
+    adagrad,
+    adagrad_norm,
+    adam,
+    gradient_descent,
+    heavy_ball,
+    nesterov,
+    polyak,
+)
+from fedbias.packets import Packet, PacketError, decode
+from fedbias.problems import LeastSquares, Logistic
+from fedbias.randomness import direction, lost, sample_clients
+from fedbias.rounds import Plan, ProtocolError, Report
+from fedbias.stopping import until
+
+__version__ = "0.1.0"
+__all__ = [
+    "Compressor",
+    "Estimate",
+    "Estimator",
+    "Feedback",
+    "Guarantee",
+    "History",
+    "LeastSquares",
+    "Logistic",
+    "MissingCapability",
+    "Objective",
+    "Optimizer",
+    "Packet",
+    "PacketError",
+    "Plan",
+    "ProtocolError",
+    "Report",
+    "adagrad",
+    "adagrad_norm",
+    "adam",
+    "clipped",
+    "decode",
+    "direction",
+    "dithered",
+    "error_feedback",
+    "exact",
+    "gradient_descent",
+    "half",
+    "heavy_ball",
+    "identity",
+    "local_steps",
+    "lost",
+    "meta",
+    "minibatch",
+    "nesterov",
+    "no_feedback",
+    "normalised",
+    "parse",
+    "polyak",
+    "random_k",
+    "run",
+    "sample_clients",
+    "sign",
+    "theory",
+    "top_k",
+    "uniform",
+    "until",
+]

@@ -1,0 +1,99 @@
+"""One client's turn: settle the memory, estimate, feed back, compress, report."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, cast
+
+from fedbias.compressors import identity
+from fedbias.ledger import Ledger, pend, settle
+from fedbias.objectives import Batch, Objective, loss_and_gradient, require
+from fedbias.rounds import Plan, Report
+from fedbias.turn import Turn
+from fedbias.vectors import Vector
+
+
+def respond(objective: Objective, plan: Plan, ledger: Ledger) -> tuple[Report, Ledger]:
+    """Answer a plan.
+
+    Pure in (plan, ledger) for a deterministic objective: a repeated plan is answered from the
+    committed memory with identical bytes, and nothing is committed before the next plan says so.
+
+    Parameters
+    ----------
+    objective : Objective
+        The client's own loss; its ``buffers``, where it has some, are overwritten by the plan's.
+    plan : Plan
+        What the server asks.
+    ledger : Ledger
+        The client's memory.
+
+    Returns
+    -------
+    report : Report
+    ledger : Ledger
+        To keep until the next plan.
+
+    Raises
+    ------
+    ValueError
+        If the objective lacks a capability, has another dim, or holds too few examples; or if
+        the estimate is not finite.
+    """
+    require(objective, plan.estimator.needs, repr(plan.estimator))
+    if plan.point.size != objective.dim:
+        raise ValueError(f"the plan's point has dim {plan.point.size}, not {objective.dim}")
+    ledger = settle(ledger, plan.acknowledged)
+    turn = Turn(plan.seed, plan.round, plan.client, plan.batch_size, dict(ledger.memory))
+    holder = cast(Any, objective)
+    if plan.buffers is not None:
+        holder.buffers = plan.buffers
+    estimate = plan.estimator.estimate(objective, plan.point, turn)
+    packet = plan.feedback.encode(estimate.vector, plan.compressor, turn)
+    report = Report(
+        round=plan.round,
+        client=plan.client,
+        packet=packet,
+        examples=objective.size,
+        loss=estimate.loss,
+        computed=turn.examples,
+        lost_memory=ledger.lost,
+        buffers=None if plan.buffers is None else identity().encode(holder.buffers),
+    )
+    return report, pend(ledger, plan.round, turn.memory)
+
+
+class _Prefetched:
+    """An objective whose first full-batch loss and gradient at one point are known already."""
+
+    def __init__(self, objective: Objective, point: Vector, loss: float, gradient: Vector) -> None:
+        self._objective, self._point = objective, point
+        self._answer = loss, gradient
+
+    def loss_and_gradient(self, point: Vector, batch: Batch | None = None) -> tuple[float, Vector]:
+        if batch is None and point is self._point:
+            return self._answer
+        return loss_and_gradient(self._objective, point, batch)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objective, name)
+
+
+def prefetched(objectives: Sequence[Objective], plan: Plan) -> list[Objective]:
+    """Compute many clients' full gradients at one point together, where that is possible.
+
+    Every estimator that needs gradients begins with the one at ``plan.point``; without batches it
+    is the same for all the clients' data, and ``cohort`` may have a faster way to it. Returns the
+    same objectives, each knowing that answer; or unchanged where there is none. The cohort's
+    gradients agree with those client by client up to its own rounding.
+    """
+    make = getattr(type(objectives[0]), "cohort", None)
+    full = plan.batch_size is None and "gradient" in plan.estimator.needs and plan.buffers is None
+    cohort = make(objectives) if make and full else None
+    if cohort is None:
+        return list(objectives)
+    losses, gradients = cohort.losses_and_gradients(plan.point)
+    return [
+        cast(Objective, _Prefetched(objective, plan.point, float(loss), gradient))
+        for objective, loss, gradient in zip(objectives, losses, gradients, strict=True)
+    ]

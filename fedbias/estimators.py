@@ -1,0 +1,206 @@
+"""What a client computes: estimates of ∇f_m, most of them biased.
+
+An estimator is a setting with one method. ``needs`` names the capabilities it asks of the
+objective (:mod:`fedbias.objectives`); ``inner`` is the estimator it transforms.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, cast
+
+import numpy as np
+
+from fedbias import checks
+from fedbias.notation import setting
+from fedbias.objectives import Objective, loss_and_gradient
+from fedbias.turn import Turn
+from fedbias.vectors import Vector
+
+_MOMENTUM = "local_steps.momentum"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What an estimator returns.
+
+    Attributes
+    ----------
+    vector : ndarray, shape (dim,)
+        The estimate g_m.
+    loss : float
+        The loss at the plan's point, on the examples that were looked at there.
+    """
+
+    vector: Vector
+    loss: float
+
+
+class Estimator(ABC):
+    """A way to estimate a client's gradient at a point."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def estimate(self, objective: Objective, point: Vector, turn: Turn) -> Estimate:
+        """The estimate at ``point``, shape (dim,); randomness and memory come from the turn."""
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """The capabilities it asks of the objective."""
+        return frozenset({"gradient"})
+
+    @property
+    def draws_batches(self) -> bool:
+        """Whether a batch size has any meaning for it."""
+        return False
+
+
+class _Wrapped(Estimator):
+    """An estimator that transforms another one, its ``inner``."""
+
+    inner: Estimator
+
+    def __post_init__(self) -> None:
+        checks.instance(self.name, "inner", self.inner, Estimator, "exact()")
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return self.inner.needs
+
+    @property
+    def draws_batches(self) -> bool:
+        return self.inner.draws_batches
+
+
+@setting("exact")
+class Exact(Estimator):
+    """∇f_m over all the client's data: no bias, no noise."""
+
+    def estimate(self, objective: Objective, point: Vector, turn: Turn) -> Estimate:
+        loss, gradient = loss_and_gradient(objective, point)
+        turn.examples += objective.size
+        return Estimate(gradient, loss)
+
+
+@setting("minibatch")
+class Minibatch(Estimator):
+    """∇f_m over ``batch_size`` examples, which the server chooses.
+
+    ``order="replacement"`` draws them independently: unbiased. ``"reshuffle"`` goes through a new
+    random order in every epoch (a batch may straddle two): less spread over an epoch, but biased
+    given what was already seen.
+    """
+
+    order: str = "replacement"
+
+    def __post_init__(self) -> None:
+        checks.choice("minibatch", "order", self.order, ("replacement", "reshuffle"))
+
+    def estimate(self, objective: Objective, point: Vector, turn: Turn) -> Estimate:
+        batch = turn.batch(objective.size, self.order)
+        loss, gradient = loss_and_gradient(objective, point, batch)
+        turn.examples += objective.size if batch is None else batch.size
+        return Estimate(gradient, loss)
+
+    @property
+    def draws_batches(self) -> bool:
+        return True
+
+
+@setting("clipped")
+class Clipped(_Wrapped):
+    """min(1, τ/‖g‖)·g: biased wherever it clips (arXiv 2403.00853). τ = ∞ changes nothing."""
+
+    radius: float  # τ
+    inner: Estimator = Exact()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.real("clipped", "radius", self.radius, above=0, infinite=True)
+
+    def estimate(self, objective: Objective, point: Vector, turn: Turn) -> Estimate:
+        inner = self.inner.estimate(objective, point, turn)
+        return Estimate(clip(inner.vector, self.radius), inner.loss)
+
+
+@setting("normalised")
+class Normalised(_Wrapped):
+    """g/‖g‖, and 0 for g = 0: keeps the direction alone."""
+
+    inner: Estimator = Exact()
+
+    def estimate(self, objective: Objective, point: Vector, turn: Turn) -> Estimate:
+        inner = self.inner.estimate(objective, point, turn)
+        norm = math.sqrt(float(inner.vector @ inner.vector))
+        return Estimate(inner.vector / norm if norm > 0 else inner.vector, inner.loss)
+
+
+@setting("meta")
+class Meta(Estimator):
+    """∇F_m for F_m(x) = f_m(x − α∇f_m(x)): one-step MAML, Finn et al. 2017, all the data.
+
+    ∇F_m(x) = (I − α∇²f_m(x))·∇f_m(x − α∇f_m(x)), so the objective must offer ``hvp``. With the
+    client's whole data inside and outside it is exact for F_m, and biased for f_m.
+    """
+
+    inner_step_size: float  # α
+
+    def __post_init__(self) -> None:
+        checks.real("meta", "inner_step_size", self.inner_step_size, least=0)
+
+    def estimate(self, objective: Objective, point: Vector, turn: Turn) -> Estimate:
+        loss, first = loss_and_gradient(objective, point)
+        _, second = loss_and_gradient(objective, point - self.inner_step_size * first)
+        curved = cast(Vector, cast(Any, objective).hvp(point, second))
+        turn.examples += 3 * objective.size
+        return Estimate(second - self.inner_step_size * curved, loss)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"gradient", "hvp"})
+
+
+@setting("local_steps")
+class LocalSteps(_Wrapped):
+    """The pseudo-gradient x − x_H of H local steps (McMahan et al. 2017; Reddi et al. 2021).
+
+    Locally v ← momentum·v + g, x ← x − step_size·v, with g from ``inner``. A server step of 1 is
+    FedAvg. It has the length of H steps, not of one gradient: divide by H·step_size to compare.
+    With momentum the buffer v lives on in the client's memory.
+    """
+
+    count: int  # H
+    step_size: float
+    momentum: float = 0.0
+    inner: Estimator = Minibatch()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.whole("local_steps", "count", self.count, least=1)
+        checks.real("local_steps", "step_size", self.step_size, above=0)
+        checks.real("local_steps", "momentum", self.momentum, least=0, below=1)
+
+    def estimate(self, objective: Objective, point: Vector, turn: Turn) -> Estimate:
+        local, loss = point, 0.0
+        velocity = turn.memory.get(_MOMENTUM, np.zeros_like(point))
+        for step in range(self.count):
+            inner = self.inner.estimate(objective, local, turn)
+            loss = inner.loss if step == 0 else loss
+            velocity = self.momentum * velocity + inner.vector
+            local = local - self.step_size * velocity
+        if self.momentum > 0:
+            turn.memory[_MOMENTUM] = velocity
+        return Estimate(point - local, loss)
+
+
+def clip(vector: Vector, radius: float) -> Vector:
+    """min(1, τ/‖v‖)·v."""
+    norm = math.sqrt(float(vector @ vector))
+    return vector if norm <= radius else vector * (radius / norm)
+
+
+exact, minibatch, clipped, normalised = Exact, Minibatch, Clipped, Normalised
+meta, local_steps = Meta, LocalSteps

@@ -1,0 +1,169 @@
+"""A whole federation as one readable loop. The Flower edges must reproduce it bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from fedbias import checks
+from fedbias.client import respond
+from fedbias.compressors import Compressor, identity
+from fedbias.estimators import Estimator, exact
+from fedbias.feedback import Feedback, no_feedback
+from fedbias.ledger import NEVER, Ledger, settle
+from fedbias.objectives import Objective
+from fedbias.optimizers import Optimizer, State
+from fedbias.server import Algorithm, Outcome, ServerState, apply, plan_for
+from fedbias.stopping import Until
+from fedbias.vectors import Vector
+
+Choice = Callable[[int], Iterable[int]]  # round → ids
+
+
+@dataclass(frozen=True)
+class History:
+    """What a run went through.
+
+    Attributes
+    ----------
+    points : ndarray, shape (rounds + 1, dim)
+        x_0 … x_K; with ``keep="last"`` x_K alone, shape (1, dim).
+    losses : ndarray, shape (rounds + 1,)
+        The weighted mean of all the objectives' full losses at every point.
+    payload_bits, wire_bits : ndarray of int, shape (rounds,)
+        Summed over the clients whose report arrived.
+    batch_sizes : list of (int or None)
+        b of every round.
+    outcomes : list of Outcome
+        What became of the reports, round by round.
+    memories : list of dict
+        Every client's committed memory at the end.
+    optimizer_state : mapping of str to ndarray
+        The optimizer's state at the end.
+    stopped : str or None
+        The goal that ended the run early.
+    """
+
+    points: Vector
+    losses: Vector
+    payload_bits: Vector
+    wire_bits: Vector
+    batch_sizes: list[int | None]
+    outcomes: list[Outcome]
+    memories: list[Mapping[str, Vector]]
+    optimizer_state: State
+    stopped: str | None
+
+
+def run(
+    objectives: Sequence[Objective],
+    optimizer: Optimizer,
+    start: Vector,
+    rounds: int,
+    *,
+    estimator: Estimator = exact(),  # noqa: B008 — settings are frozen
+    compressor: Compressor = identity(),  # noqa: B008
+    feedback: Feedback = no_feedback(),  # noqa: B008
+    batch_size: int | None = None,
+    participation: Choice | None = None,
+    lost: Choice | None = None,
+    weights: str = "uniform",
+    stop: Until | None = None,
+    on_round: Callable[[int, ServerState, Outcome], None] | None = None,
+    keep: str = "all",
+    seed: int = 0,
+) -> History:
+    """Run a federation in this process, message by message, without any framework.
+
+    Parameters
+    ----------
+    objectives : sequence of Objective
+        One per client; a client's number is its index.
+    optimizer : Optimizer
+        The server's step.
+    start : ndarray, shape (dim,)
+        x_0; its dtype is the run's.
+    rounds : int
+        K.
+    participation : callable, optional
+        Round → ids that are asked; everyone by default.
+    lost : callable, optional
+        Round → ids whose reply is lost on the way.
+    weights : {"uniform", "examples"}
+    stop : Until, optional
+        Ends the run early.
+    on_round : callable, optional
+        Called with (round, state after it, outcome).
+    keep : {"all", "last"}
+        Which points to keep.
+
+    Returns
+    -------
+    History
+
+    Raises
+    ------
+    ValueError
+        For impossible settings, or when a client refuses its plan.
+    """
+    checks.choice("run", "keep", keep, ("all", "last"))
+    checks.whole("run", "rounds", rounds, least=0)
+    algorithm = Algorithm(
+        optimizer, estimator, compressor, feedback, batch_size, weights, seed=seed
+    )
+    share = [1.0 if weights == "uniform" else float(objective.size) for objective in objectives]
+    state = ServerState(start, buffers=getattr(objectives[0], "buffers", None))
+    ledgers = [Ledger() for _ in objectives]
+    points, losses = [start], [mean_loss(objectives, start, share)]
+    outcomes: list[Outcome] = []
+    stopped = None
+    while state.round < rounds and stopped is None:
+        asked = range(len(objectives)) if participation is None else participation(state.round)
+        missing = set(lost(state.round)) if lost else set()
+        reports = []
+        for client in asked:
+            plan = plan_for(algorithm, state, client)
+            report, ledgers[client] = respond(objectives[client], plan, ledgers[client])
+            if client not in missing:
+                reports.append(report)
+        state, outcome = apply(algorithm, state, reports)
+        outcomes.append(outcome)
+        if keep == "last":
+            points.clear()
+        points.append(state.point)
+        losses.append(mean_loss(objectives, state.point, share))
+        if on_round:
+            on_round(state.round - 1, state, outcome)
+        if stop:
+            stopped = stop.reached(_measured(losses[-1], outcomes))
+    settled = [
+        settle(ledger, state.acknowledged.get(client, NEVER)).memory
+        for client, ledger in enumerate(ledgers)
+    ]
+    return History(
+        points=np.stack(points),
+        losses=np.array(losses),
+        payload_bits=np.array([outcome.payload_bits for outcome in outcomes], np.int64),
+        wire_bits=np.array([outcome.wire_bits for outcome in outcomes], np.int64),
+        batch_sizes=[batch_size] * len(outcomes),
+        outcomes=outcomes,
+        memories=settled,
+        optimizer_state=state.optimizer,
+        stopped=stopped,
+    )
+
+
+def mean_loss(objectives: Sequence[Objective], point: Vector, share: Sequence[float]) -> float:
+    """Σ w_m f_m(point) / Σ w_m over all the clients, all their data."""
+    weighted = [w * f.loss(point) for w, f in zip(share, objectives, strict=True)]
+    return sum(weighted) / sum(share)
+
+
+def _measured(loss: float, outcomes: Sequence[Outcome]) -> dict[str, float | None]:
+    return {
+        "loss": loss,
+        "gradient_norm": outcomes[-1].gradient_norm,
+        "uplink_bytes": sum(outcome.wire_bits for outcome in outcomes) / 8,
+    }

@@ -1,0 +1,85 @@
+"""What a client can compute. Estimators ask for capabilities; a client has them or says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Protocol, cast, runtime_checkable
+
+from numpy.typing import NDArray
+
+from fedbias.vectors import Vector
+
+Batch = NDArray[Any]  # indices of examples
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """One client's loss f_m : R^dim → R over ``size`` examples.
+
+    Only ``loss`` is required. What else it can compute, it offers as further methods, and a
+    method's name is the name of the capability:
+
+    ``gradient(point, batch=None)``
+        ∇f_m, shape (dim,), in the dtype of ``point``.
+    ``hvp(point, vector, batch=None)``
+        ∇²f_m(point)·vector, shape (dim,).
+    ``loss_and_gradient(point, batch=None)``
+        Both in one pass, where that is cheaper; otherwise leave it out.
+    ``metrics(point)``
+        A dict of floats for evaluation on the client, such as its accuracy.
+    ``buffers``
+        A settable vector of what training changes besides the point (BatchNorm's statistics).
+    ``cohort(objectives)``
+        Static: an object that computes many clients' gradients in one call, see
+        :func:`fedbias.client.prefetched`, or None if these cannot be computed together.
+
+    ``batch`` is an array of example indices, possibly repeated; None means all the data.
+    """
+
+    @property
+    def dim(self) -> int:
+        """Length of the point."""
+
+    @property
+    def size(self) -> int:
+        """Number of examples."""
+
+    def loss(self, point: Vector, batch: Batch | None = None) -> float:
+        """Mean loss over the batch."""
+
+
+CAPABILITIES = ("gradient", "hvp")
+
+
+class MissingCapability(ValueError):
+    """A client was asked for what it cannot compute."""
+
+
+def capabilities(objective: Objective) -> frozenset[str]:
+    """What this objective can compute beside its loss."""
+    return frozenset(name for name in CAPABILITIES if callable(getattr(objective, name, None)))
+
+
+def require(objective: Objective, needs: Iterable[str], who: str) -> None:
+    """Refuse work the objective cannot do (MissingCapability names what is missing)."""
+    missing = sorted(set(needs) - capabilities(objective))
+    if missing:
+        raise MissingCapability(
+            f"{who} needs {' and '.join(missing)}, which {type(objective).__name__} does not offer"
+        )
+
+
+def loss_and_gradient(
+    objective: Objective, point: Vector, batch: Batch | None = None
+) -> tuple[float, Vector]:
+    """f_m and ∇f_m on a batch, in one pass where the objective offers that."""
+    offered = cast(Any, objective)
+    if hasattr(objective, "loss_and_gradient"):
+        return cast(tuple[float, Vector], offered.loss_and_gradient(point, batch))
+    return objective.loss(point, batch), offered.gradient(point, batch)
+
+
+def client_metrics(objective: Objective, point: Vector) -> dict[str, float]:
+    """What a client reports in evaluation: its loss, and its own metrics if it has some."""
+    own = getattr(objective, "metrics", None)
+    return {"loss": objective.loss(point)} if own is None else dict(own(point))

@@ -1,0 +1,187 @@
+"""Plan and Report: what server and client say to each other in one round.
+
+Each is a frozen value here, and a flat record of scalars, text and bytes on the wire: a JSON
+header in which settings are spelled in the notation (:mod:`fedbias.notation`, unknown names are
+refused), and one packet per vector. A record goes into any transport that carries such a dict;
+in Flower it is one ConfigRecord.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from fedbias.compressors import Compressor, identity
+from fedbias.estimators import Estimator
+from fedbias.feedback import Feedback
+from fedbias.ledger import NEVER
+from fedbias.notation import parse
+from fedbias.packets import Packet, PacketError, decode
+from fedbias.vectors import Vector
+
+Record = dict[str, Any]  # str → str or bytes
+
+
+class ProtocolError(ValueError):
+    """A record that is not a Plan or a Report; the message says why."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the server asks of one client in one round.
+
+    Attributes
+    ----------
+    round : int
+        k, from 0; the seed of everything random together with ``seed`` and ``client``.
+    client : int
+        The client's own number.
+    acknowledged : int
+        The round of this client's last report that was applied, −1 before the first.
+    point : ndarray, shape (dim,)
+        x_k.
+    buffers : ndarray or None
+        The mean of what training changes besides the point.
+    """
+
+    round: int
+    seed: int
+    client: int
+    acknowledged: int
+    estimator: Estimator
+    batch_size: int | None
+    compressor: Compressor
+    feedback: Feedback
+    point: Vector
+    buffers: Vector | None = None
+
+    def to_record(self) -> Record:
+        """The plan as a header and packets."""
+        header = {
+            "round": self.round,
+            "seed": self.seed,
+            "client": self.client,
+            "acknowledged": self.acknowledged,
+            "estimator": repr(self.estimator),
+            "batch_size": self.batch_size,
+            "compressor": repr(self.compressor),
+            "feedback": repr(self.feedback),
+        }
+        record = {"header": json.dumps(header), "point": dense(self.point)}
+        return record if self.buffers is None else record | {"buffers": dense(self.buffers)}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Plan:
+        """Read a plan (ProtocolError or PacketError if it is not one)."""
+        header = _header(record, {"round", "seed", "client", "acknowledged"})
+        try:
+            return cls(
+                round=header["round"],
+                seed=header["seed"],
+                client=header["client"],
+                acknowledged=header["acknowledged"],
+                estimator=parse(header["estimator"], Estimator),  # type: ignore[type-abstract]
+                batch_size=header["batch_size"],
+                compressor=parse(header["compressor"], Compressor),  # type: ignore[type-abstract]
+                feedback=parse(header["feedback"], Feedback),  # type: ignore[type-abstract]
+                point=decode(_packet(record, "point")),
+                buffers=decode(_packet(record, "buffers")) if "buffers" in record else None,
+            )
+        except KeyError as missing:
+            raise ProtocolError(f"a plan has no {missing}") from None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a client answers.
+
+    Attributes
+    ----------
+    round, client : int
+        Those of the plan.
+    packet : Packet
+        The compressed estimate.
+    examples : int
+        n_m, the size of the client's data: its weight where weights go by examples.
+    loss : float
+        At the plan's point, on the examples that were looked at there.
+    computed : int
+        Example gradients computed in this turn.
+    lost_memory : bool
+        Whether the client lost what it remembered since its last applied report.
+    buffers : Packet or None
+        What training changed besides the point, uncompressed.
+    """
+
+    round: int
+    client: int
+    packet: Packet
+    examples: int
+    loss: float
+    computed: int
+    lost_memory: bool = False
+    buffers: Packet | None = None
+
+    @property
+    def uplink_bytes(self) -> int:
+        """Bytes of the packets, headers included."""
+        return len(bytes(self.packet)) + (len(bytes(self.buffers)) if self.buffers else 0)
+
+    def to_record(self) -> Record:
+        """The report as a header and packets."""
+        header = {
+            "round": self.round,
+            "client": self.client,
+            "examples": self.examples,
+            "loss": self.loss,
+            "computed": self.computed,
+            "lost_memory": self.lost_memory,
+        }
+        record = {"header": json.dumps(header), "packet": bytes(self.packet)}
+        return record if self.buffers is None else record | {"buffers": bytes(self.buffers)}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Report:
+        """Read a report (ProtocolError or PacketError if it is not one)."""
+        header = _header(record, {"round", "client", "examples", "computed"})
+        loss, lost = header.get("loss"), header.get("lost_memory")
+        if not isinstance(loss, (int, float)) or not isinstance(lost, bool):
+            raise ProtocolError(f"a report needs a loss and lost_memory, not {loss!r}, {lost!r}")
+        return cls(
+            round=header["round"],
+            client=header["client"],
+            packet=_packet(record, "packet"),
+            examples=header["examples"],
+            loss=float(loss),
+            computed=header["computed"],
+            lost_memory=lost,
+            buffers=_packet(record, "buffers") if "buffers" in record else None,
+        )
+
+
+def dense(vector: Vector) -> bytes:
+    """A vector as an uncompressed packet's bytes."""
+    return bytes(identity().encode(vector))
+
+
+def _header(record: Mapping[str, Any], whole: set[str]) -> dict[str, Any]:
+    try:
+        header = json.loads(record["header"])
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise ProtocolError("the record has no JSON header") from None
+    if not isinstance(header, dict):
+        raise ProtocolError("the header is not a JSON object")
+    for name in sorted(whole):
+        value = header.get(name)
+        if type(value) is not int or value < NEVER:
+            raise ProtocolError(f"the header's {name} must be a whole number, not {value!r}")
+    return header
+
+
+def _packet(record: Mapping[str, Any], name: str) -> Packet:
+    data = record.get(name)
+    if not isinstance(data, bytes):
+        raise PacketError(f"the record carries no packet {name!r}")
+    return Packet.from_bytes(data)

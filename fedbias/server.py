@@ -1,0 +1,215 @@
+"""The server's side of a round: plan, validate, decode in client order, mean, step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from fedbias import checks
+from fedbias.compressors import Compressor, identity
+from fedbias.estimators import Estimator, exact
+from fedbias.feedback import Feedback, no_feedback
+from fedbias.ledger import NEVER
+from fedbias.optimizers import Optimizer, State
+from fedbias.packets import PacketError, decode
+from fedbias.rounds import Plan, Report
+from fedbias.vectors import Vector
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """All the settings that decide a trajectory, beside the objectives and the start.
+
+    Attributes
+    ----------
+    batch_size : int or None
+        b for estimators that draw batches; None means all the data.
+    weights : {"uniform", "examples"}
+        How the mean over clients is weighted.
+    minimum_replies : int
+        Fewer valid reports than this leave the model untouched.
+    """
+
+    optimizer: Optimizer
+    estimator: Estimator = exact()
+    compressor: Compressor = identity()
+    feedback: Feedback = no_feedback()
+    batch_size: int | None = None
+    weights: str = "uniform"
+    minimum_replies: int = 1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        kinds: dict[str, tuple[type, str]] = {
+            "optimizer": (Optimizer, "gradient_descent(step_size=0.1)"),
+            "estimator": (Estimator, "exact()"),
+            "compressor": (Compressor, "identity()"),
+            "feedback": (Feedback, "no_feedback()"),
+        }
+        for name, (kind, example) in kinds.items():
+            checks.instance("algorithm", name, getattr(self, name), kind, example)
+        if self.batch_size is not None:
+            checks.whole("algorithm", "batch_size", self.batch_size, least=1)
+            if not self.estimator.draws_batches:
+                raise ValueError(
+                    f"algorithm: batch_size={self.batch_size} has no meaning for {self.estimator}, "
+                    "which uses all the data; use minibatch()"
+                )
+        checks.choice("algorithm", "weights", self.weights, ("uniform", "examples"))
+        checks.whole("algorithm", "minimum_replies", self.minimum_replies, least=1)
+        checks.whole("algorithm", "seed", self.seed, least=0, most=2**63 - 1)
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """All that changes on the server.
+
+    Attributes
+    ----------
+    round : int
+        k, the next round to plan.
+    point : ndarray, shape (dim,)
+        x_k.
+    optimizer : mapping of str to ndarray
+    acknowledged : mapping of int to int
+        For each client the round of its last applied report.
+    buffers : ndarray or None
+        The clients' mean of what training changes besides the point.
+    """
+
+    point: Vector
+    round: int = 0
+    optimizer: State = field(default_factory=dict)
+    acknowledged: Mapping[int, int] = field(default_factory=dict)
+    buffers: Vector | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one round's reports.
+
+    Attributes
+    ----------
+    applied : tuple of int
+        The clients whose reports moved the model, in order; empty if too few were valid.
+    refused : mapping of int to str
+        Client → why its report was refused.
+    forgotten : tuple of int
+        The applied clients that had lost their memory.
+    loss : float
+        The weighted mean of the clients' losses at x_k; NaN without any.
+    gradient_norm : float
+        ‖ĝ‖ of the decoded mean; NaN without any.
+    payload_bits, wire_bits : int
+        Of all the valid packets received.
+    computed : int
+        Example gradients that the applied clients computed.
+    """
+
+    applied: tuple[int, ...] = ()
+    refused: Mapping[int, str] = field(default_factory=dict)
+    forgotten: tuple[int, ...] = ()
+    loss: float = float("nan")
+    gradient_norm: float = float("nan")
+    payload_bits: int = 0
+    wire_bits: int = 0
+    computed: int = 0
+
+
+def plan_for(algorithm: Algorithm, state: ServerState, client: int) -> Plan:
+    """What this client is asked in the state's round."""
+    return Plan(
+        round=state.round,
+        seed=algorithm.seed,
+        client=client,
+        acknowledged=state.acknowledged.get(client, NEVER),
+        estimator=algorithm.estimator,
+        batch_size=algorithm.batch_size,
+        compressor=algorithm.compressor,
+        feedback=algorithm.feedback,
+        point=state.point,
+        buffers=state.buffers,
+    )
+
+
+def apply(
+    algorithm: Algorithm, state: ServerState, reports: Iterable[Report]
+) -> tuple[ServerState, Outcome]:
+    """Turn the reports of a round into the next state.
+
+    Reports are decoded one at a time in ascending client order into one accumulator, so the result
+    does not depend on the order of arrival and O(dim) memory is enough. A report with the wrong
+    round, length, a number that is not finite, or a client's second one is refused; the round goes
+    on without it. If fewer than ``minimum_replies`` remain, only the round counter moves.
+
+    Returns
+    -------
+    state : ServerState
+    outcome : Outcome
+    """
+    total, mass, loss = np.zeros_like(state.point), 0.0, 0.0
+    buffers = None if state.buffers is None else np.zeros_like(state.buffers)
+    applied: dict[int, Report] = {}
+    refused: dict[int, str] = {}
+    for report in sorted(reports, key=lambda report: report.client):
+        try:
+            vector, extra = _opened(report, state, applied)
+        except ValueError as reason:
+            refused[report.client] = str(reason)
+            continue
+        weight = 1.0 if algorithm.weights == "uniform" else float(report.examples)
+        total += vector if weight == 1 else weight * vector
+        if buffers is not None and extra is not None:
+            buffers += weight * extra
+        mass, loss = mass + weight, loss + weight * report.loss
+        applied[report.client] = report
+    received = Outcome(
+        refused=refused,
+        payload_bits=sum(report.packet.payload_bits for report in applied.values()),
+        wire_bits=sum(8 * report.uplink_bytes for report in applied.values()),
+    )
+    if len(applied) < algorithm.minimum_replies:
+        return replace(state, round=state.round + 1), received
+    mean = total / mass
+    point, optimizer = algorithm.optimizer.update(state.point, mean, state.optimizer)
+    moved = ServerState(
+        point=point,
+        round=state.round + 1,
+        optimizer=optimizer,
+        acknowledged={**state.acknowledged, **dict.fromkeys(applied, state.round)},
+        buffers=None if buffers is None else buffers / mass,
+    )
+    return moved, replace(
+        received,
+        applied=tuple(applied),
+        forgotten=tuple(client for client, report in applied.items() if report.lost_memory),
+        loss=loss / mass,
+        gradient_norm=float(np.sqrt(mean @ mean)),
+        computed=sum(report.computed for report in applied.values()),
+    )
+
+
+def _opened(
+    report: Report, state: ServerState, applied: Mapping[int, Report]
+) -> tuple[Vector, Vector | None]:
+    """The report's vectors, once everything that can be wrong with it was checked."""
+    if report.client in applied:
+        raise ValueError(f"client {report.client} reported twice in round {state.round}")
+    if report.round != state.round:
+        raise ValueError(f"the report is of round {report.round}, not {state.round}")
+    if report.examples < 1 or not np.isfinite(report.loss):
+        raise ValueError(f"{report.examples} examples with a loss of {report.loss}")
+    vector = decode(report.packet, dim=state.point.size)
+    if vector.dtype != state.point.dtype:
+        raise PacketError(f"the packet has dtype {vector.dtype}, not {state.point.dtype}")
+    extra = None
+    if state.buffers is not None:
+        if report.buffers is None:
+            raise PacketError("the report lacks the buffers that the plan carried")
+        extra = decode(report.buffers, dim=state.buffers.size)
+    for part in (vector, extra):
+        if part is not None and not np.isfinite(part).all():
+            raise PacketError(f"{int((~np.isfinite(part)).sum())} entries are NaN or infinite")
+    return vector, extra

@@ -1,0 +1,66 @@
+"""One client's turn in one round: its random streams, its batches and its working memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+
+from fedbias.randomness import Purpose, generator
+from fedbias.vectors import Vector
+
+Memory = dict[str, Vector]  # named vectors; the keys belong to whoever wrote them
+_SEEN = "batches.seen"  # examples drawn so far by reshuffling, shape (1,)
+
+
+@dataclass
+class Turn:
+    """What estimators and feedback work with; changed in place, thrown away if the reply is lost.
+
+    Attributes
+    ----------
+    batch_size : int or None
+        b, as the server asked; None means all the data.
+    memory : dict
+        A working copy of the client's memory. Arrays in it are replaced, never written into.
+    examples : int
+        Example gradients computed so far in this turn, for the report.
+    """
+
+    seed: int
+    round: int
+    client: int
+    batch_size: int | None
+    memory: Memory = field(default_factory=dict)
+    examples: int = 0
+    _batches: Generator | None = None
+
+    def rng(self, purpose: Purpose) -> Generator:
+        """A fresh stream for this seed, round, client and purpose."""
+        return generator(self.seed, self.round, self.client, purpose)
+
+    def batch(self, size: int, order: str) -> NDArray[np.int64] | None:
+        """The next mini-batch of ``batch_size`` of ``size`` examples; None means all of them."""
+        if self.batch_size is None:
+            return None
+        if self.batch_size > size:
+            raise ValueError(f"a batch of {self.batch_size} of client {self.client}'s {size}")
+        if order == "reshuffle":
+            return self._reshuffled(size, self.batch_size)
+        if self._batches is None:
+            self._batches = self.rng(Purpose.BATCH)
+        return self._batches.integers(size, size=self.batch_size)
+
+    def _reshuffled(self, size: int, count: int) -> NDArray[np.int64]:
+        # The endless row of epochs, each a permutation of its own; a batch may straddle two.
+        seen = int(self.memory.get(_SEEN, np.zeros(1, np.int64))[0])
+        first, last = seen // size, (seen + count - 1) // size
+        orders = [
+            generator(self.seed, epoch, self.client, Purpose.SHUFFLE).permutation(size)
+            for epoch in range(first, last + 1)
+        ]
+        self.memory[_SEEN] = np.array([seen + count], np.int64)
+        start = seen - first * size
+        return np.concatenate(orders)[start : start + count]
