@@ -63,9 +63,9 @@ def run(
     start: Vector,
     rounds: int,
     *,
-    estimator: Estimator = exact(),  # noqa: B008 — settings are frozen
-    compressor: Compressor = identity(),  # noqa: B008
-    feedback: Feedback = no_feedback(),  # noqa: B008
+    estimator: Estimator = exact(),
+    compressor: Compressor = identity(),
+    feedback: Feedback = no_feedback(),
     batch_size: int | None = None,
     participation: Choice | None = None,
     lost: Choice | None = None,

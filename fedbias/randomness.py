@@ -52,9 +52,9 @@ def sample_clients(seed: int, round: int, clients: Iterable[int], count: int) ->
 
     Depends on the clients' own numbers alone, not on the order in which they connected.
     """
-    known = np.sort(np.fromiter(clients, dtype=np.int64))
-    chosen = generator(seed, round, SERVER, Purpose.SAMPLE).choice(known, count, replace=False)
-    return sorted(int(client) for client in chosen)
+    known = sorted(clients)
+    rng = generator(seed, round, SERVER, Purpose.SAMPLE)
+    return sorted(known[place] for place in rng.choice(len(known), count, replace=False))
 
 
 def lost(seed: int, round: int, clients: Iterable[int], probability: float) -> list[int]:

@@ -57,8 +57,8 @@ class Plan:
     point: Vector
     buffers: Vector | None = None
 
-    def to_record(self) -> Record:
-        """The plan as a header and packets."""
+    def header(self) -> str:
+        """All of the plan but its vectors, as JSON."""
         header = {
             "round": self.round,
             "seed": self.seed,
@@ -69,7 +69,11 @@ class Plan:
             "compressor": repr(self.compressor),
             "feedback": repr(self.feedback),
         }
-        record = {"header": json.dumps(header), "point": dense(self.point)}
+        return json.dumps(header)
+
+    def to_record(self) -> Record:
+        """The plan as a header and packets."""
+        record = {"header": self.header(), "point": dense(self.point)}
         return record if self.buffers is None else record | {"buffers": dense(self.buffers)}
 
     @classmethod

@@ -94,6 +94,8 @@ class Outcome:
     ----------
     applied : tuple of int
         The clients whose reports moved the model, in order; empty if too few were valid.
+    received : int
+        Valid reports, whether or not there were enough of them.
     refused : mapping of int to str
         Client → why its report was refused.
     forgotten : tuple of int
@@ -109,6 +111,7 @@ class Outcome:
     """
 
     applied: tuple[int, ...] = ()
+    received: int = 0
     refused: Mapping[int, str] = field(default_factory=dict)
     forgotten: tuple[int, ...] = ()
     loss: float = float("nan")
@@ -166,6 +169,7 @@ def apply(
         mass, loss = mass + weight, loss + weight * report.loss
         applied[report.client] = report
     received = Outcome(
+        received=len(applied),
         refused=refused,
         payload_bits=sum(report.packet.payload_bits for report in applied.values()),
         wire_bits=sum(8 * report.uplink_bytes for report in applied.values()),

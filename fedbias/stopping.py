@@ -39,7 +39,11 @@ class Until:
         """
         for name, rises in _RISES.items():
             goal, value = getattr(self, name), measured.get(name)
-            if goal is not None and value is not None and (value >= goal if rises else value <= goal):
+            if (
+                goal is not None
+                and value is not None
+                and (value >= goal if rises else value <= goal)
+            ):
                 return f"{name} {value:.6g} reached {goal:.6g}"
         return None
 

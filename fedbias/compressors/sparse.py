@@ -23,8 +23,8 @@ def kept(fraction: float, dim: int) -> int:
 class TopK(Compressor):
     """The k entries of largest magnitude, exactly; ties go to the lower index.
 
-    Biased, contractive with α = k/d (arXiv 2403.00853). Places are packed as a bitmap or as ⌈log₂ d⌉
-    bits each, whichever is smaller; values keep the caller's dtype.
+    Biased, contractive with α = k/d (arXiv 2403.00853). Places are packed as a bitmap or as
+    ⌈log₂ d⌉ bits each, whichever is smaller; values keep the caller's dtype.
     """
 
     fraction: float  # p = K/d, in (0, 1]

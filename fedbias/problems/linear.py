@@ -121,15 +121,15 @@ class LogisticLoss:
     def gradient(self, point: Vector, batch: Batch | None = None) -> Vector:
         """−mean_i y_i·σ(−margin_i)·a_i + ridge·x."""
         rows, labels, margins = self._margins(point, batch)
-        return rows.T @ (-labels * _sigmoid(-margins)) / len(rows) + self.ridge * point
+        mean: Vector = rows.T @ (-labels * _sigmoid(-margins)) / len(rows)
+        return mean + self.ridge * point
 
     def hvp(self, point: Vector, vector: Vector, batch: Batch | None = None) -> Vector:
         """mean_i σ(m_i)σ(−m_i)⟨a_i, v⟩a_i + ridge·v."""
         rows, _, margins = self._margins(point, batch)
         curvature = _sigmoid(margins) * _sigmoid(-margins)
         product: Vector = rows.T @ (curvature * (rows @ vector)) / len(rows)
-        regular: Vector = product + self.ridge * vector
-        return regular
+        return product + self.ridge * vector
 
     def metrics(self, point: Vector) -> dict[str, float]:
         """Loss and the share of examples on the right side."""

@@ -1,0 +1,240 @@
+"""An objective from any torch module, loss and data set.
+
+The module's parameters become views of one flat tensor, and so do their gradients: loading a point
+and reading a gradient are one copy each. Clients of one process may share the module.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import Dataset, default_collate
+
+from fedbias import checks
+from fedbias.objectives import Batch
+from fedbias.vectors import Layout, Vector
+
+from .torch_cohort import TorchCohort
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
+class TorchObjective:
+    """Mean loss of a torch module over one client's data.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        Parameters of one floating dtype. Its weights are overwritten by every point.
+    loss : callable
+        (outputs, targets) → scalar MEAN over the batch, such as ``cross_entropy``.
+    data : Dataset, or (inputs, targets)
+        Tensors or arrays with one row per example; a Dataset is collated once and kept in memory.
+    micro_batch : int, optional
+        Examples per forward pass, which bounds the memory. BatchNorm then sees micro-batches.
+    device : str
+        Where the module and the data live.
+
+    Notes
+    -----
+    Training mode for gradients, evaluation mode for ``loss`` and ``metrics``. Dropout is seeded by
+    the point and the batch, so a repeated plan has identical bytes. Same bits on every engine are
+    promised for one torch build with one thread, not across devices or builds.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        loss: Loss,
+        data: Dataset[Any] | tuple[Any, Any],
+        *,
+        micro_batch: int | None = None,
+        device: str = "cpu",
+    ) -> None:
+        if micro_batch is not None:
+            checks.whole("TorchObjective", "micro_batch", micro_batch, least=1)
+        self._flat, self._loss, self._device = flat_module(module, device), loss, device
+        self._inputs, self._targets = (part.to(device) for part in as_tensors(data))
+        if len(self._inputs) != len(self._targets) or len(self._inputs) == 0:
+            raise ValueError(f"{len(self._inputs)} inputs and {len(self._targets)} targets")
+        self._micro = micro_batch or len(self._inputs)
+
+    @property
+    def dim(self) -> int:
+        """Number of parameters."""
+        return self._flat.layout.dim
+
+    @property
+    def size(self) -> int:
+        """Number of examples."""
+        return len(self._inputs)
+
+    @property
+    def buffers(self) -> Vector | None:
+        """The module's floating buffers as one vector; None if it has none."""
+        return self._flat.buffers
+
+    @buffers.setter
+    def buffers(self, value: Vector) -> None:
+        self._flat.buffers = value
+
+    def loss(self, point: Vector, batch: Batch | None = None) -> float:
+        """Mean loss over the batch, in evaluation mode."""
+        return self._forward(point, batch)["loss"]
+
+    def metrics(self, point: Vector) -> dict[str, float]:
+        """Loss, and for class labels the accuracy, over all the data."""
+        return self._forward(point, None)
+
+    def gradient(self, point: Vector, batch: Batch | None = None) -> Vector:
+        """∇f_m, shape (dim,)."""
+        return self.loss_and_gradient(point, batch)[1]
+
+    def loss_and_gradient(self, point: Vector, batch: Batch | None = None) -> tuple[float, Vector]:
+        """f_m and ∇f_m in one pass, in training mode."""
+        module, grad = self._flat.load(point), self._flat.clear()
+        module.train()
+        total = 0.0
+        with self._seeded(point, batch):
+            for inputs, targets, share in self._pieces(batch):
+                value = self._loss(module(inputs), targets) * share
+                value.backward()  # type: ignore[no-untyped-call]
+                total += float(value.detach())
+        return total, grad.cpu().numpy().copy()
+
+    def hvp(self, point: Vector, vector: Vector, batch: Batch | None = None) -> Vector:
+        """∇²f_m·vector by double backward, in training mode, shape (dim,)."""
+        module = self._flat.load(point)
+        module.train()
+        weights, total = list(module.parameters()), torch.zeros(self.dim, device=self._device)
+        along = torch.from_numpy(vector).to(self._device)
+        with self._seeded(point, batch):
+            for inputs, targets, share in self._pieces(batch):
+                value = self._loss(module(inputs), targets) * share
+                first = torch.autograd.grad(value, weights, create_graph=True)
+                slope = torch.cat([part.reshape(-1) for part in first]) @ along
+                second = torch.autograd.grad(slope, weights, materialize_grads=True)
+                total = total + torch.cat([part.reshape(-1) for part in second])
+        return total.cpu().numpy()
+
+    @staticmethod
+    def cohort(objectives: Sequence[TorchObjective]) -> TorchCohort | None:
+        """All the clients' gradients in one vmapped call; None if they differ in more than data."""
+        first = objectives[0]
+        alike = all(
+            f._flat is first._flat
+            and f._loss is first._loss
+            and f._inputs.shape == first._inputs.shape
+            and f._targets.shape == first._targets.shape
+            and f._micro == first.size
+            for f in objectives
+        )
+        if not alike or first._flat.random or first.buffers is not None:
+            return None
+        inputs = torch.stack([f._inputs for f in objectives])
+        targets = torch.stack([f._targets for f in objectives])
+        return TorchCohort(first._flat.module, first._flat.layout, first._loss, inputs, targets)
+
+    def _forward(self, point: Vector, batch: Batch | None) -> dict[str, float]:
+        module = self._flat.load(point)
+        module.eval()
+        total, right, classes = 0.0, 0, False
+        with torch.no_grad():
+            for inputs, targets, share in self._pieces(batch):
+                outputs = module(inputs)
+                total += float(self._loss(outputs, targets)) * share
+                classes = outputs.ndim == 2 and targets.dtype == torch.int64 and targets.ndim == 1
+                right += int((outputs.argmax(1) == targets).sum()) if classes else 0
+        count = self.size if batch is None else len(batch)
+        return {"loss": total} | ({"accuracy": right / count} if classes else {})
+
+    def _pieces(self, batch: Batch | None) -> Iterator[tuple[Tensor, Tensor, float]]:
+        inputs, targets = self._inputs, self._targets
+        if batch is not None:
+            chosen = torch.from_numpy(np.asarray(batch, np.int64)).to(self._device)
+            inputs, targets = inputs[chosen], targets[chosen]
+        for start in range(0, len(inputs), self._micro):
+            piece = inputs[start : start + self._micro]
+            yield piece, targets[start : start + self._micro], len(piece) / len(inputs)
+
+    @contextmanager
+    def _seeded(self, point: Vector, batch: Batch | None) -> Iterator[None]:
+        if not self._flat.random:
+            yield
+            return
+        devices = [] if self._device == "cpu" else [self._device]
+        with torch.random.fork_rng(devices=devices):
+            drawn = b"" if batch is None else batch.tobytes()
+            torch.manual_seed(zlib.crc32(drawn, zlib.crc32(point.tobytes())))
+            yield
+
+
+class _FlatModule:
+    """A module whose parameters and gradients are views of two flat tensors."""
+
+    def __init__(self, module: nn.Module, device: str) -> None:
+        self.module = module.to(device)
+        named = dict(module.named_parameters())
+        kinds = {weight.dtype for weight in named.values()}
+        if len(kinds) != 1 or not kinds <= {torch.float32, torch.float64}:
+            raise ValueError(f"parameters must all be float32 or all float64, not {kinds}")
+        self.layout = Layout(tuple((name, tuple(w.shape)) for name, w in named.items()))
+        self._values = torch.cat([w.detach().reshape(-1) for w in named.values()])
+        self._grads = torch.zeros_like(self._values)
+        start = 0
+        for weight in named.values():
+            stop = start + weight.numel()
+            weight.data = self._values[start:stop].view(weight.shape)
+            weight.grad = self._grads[start:stop].view(weight.shape)
+            start = stop
+        self._buffers = [b for b in module.buffers() if b.is_floating_point()]
+        # Whether a training pass draws random numbers.
+        self.random = any("dropout" in type(part).__name__.lower() for part in module.modules())
+
+    def load(self, point: Vector) -> nn.Module:
+        """Make ``point`` the module's parameters."""
+        if point.shape != (self.layout.dim,):
+            raise ValueError(f"the module has {self.layout.dim} parameters, not {point.shape}")
+        self._values.copy_(torch.from_numpy(np.ascontiguousarray(point)))
+        return self.module
+
+    def clear(self) -> Tensor:
+        """The flat gradient, zeroed."""
+        return self._grads.zero_()
+
+    @property
+    def buffers(self) -> Vector | None:
+        if not self._buffers:
+            return None
+        return torch.cat([b.reshape(-1) for b in self._buffers]).cpu().numpy()
+
+    @buffers.setter
+    def buffers(self, value: Vector) -> None:
+        start = 0
+        for buffer in self._buffers:
+            stop = start + buffer.numel()
+            buffer.copy_(torch.from_numpy(value[start:stop].copy()).view(buffer.shape))
+            start = stop
+
+
+def flat_module(module: nn.Module, device: str = "cpu") -> _FlatModule:
+    """The one flat view of a module, made when it is first asked for."""
+    flat = module.__dict__.get("_fedbias_flat")
+    if flat is None:
+        flat = module.__dict__["_fedbias_flat"] = _FlatModule(module, device)
+    return cast(_FlatModule, flat)
+
+
+def as_tensors(data: Dataset[Any] | tuple[Any, Any]) -> tuple[Tensor, Tensor]:
+    """Inputs and targets as two tensors with one row per example."""
+    if not isinstance(data, tuple):
+        rows = cast(Any, data)
+        data = tuple(default_collate([rows[i] for i in range(len(rows))]))
+    inputs, targets = (p if isinstance(p, Tensor) else torch.tensor(p) for p in data)
+    return inputs, targets

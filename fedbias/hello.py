@@ -1,0 +1,59 @@
+"""Who a client is: what it says of itself once, before its first plan."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fedbias.objectives import Objective, capabilities
+from fedbias.randomness import fingerprint
+from fedbias.rounds import ProtocolError, Record
+
+
+@dataclass(frozen=True)
+class Hello:
+    """A client's introduction.
+
+    Attributes
+    ----------
+    client : int
+        Its number: everything random and ordered is keyed by it.
+    stable : bool
+        Whether the number will be the same in the next run; a node id is not.
+    dim, size : int
+        Of its objective.
+    capabilities : list of str
+    fingerprint : str
+        Of its random number generator, see :func:`fedbias.randomness.fingerprint`.
+    """
+
+    client: int
+    stable: bool
+    dim: int
+    size: int
+    capabilities: list[str]
+    fingerprint: str
+
+    @classmethod
+    def of(cls, objective: Objective, client: int, stable: bool) -> Hello:
+        """Introduce an objective."""
+        able = sorted(capabilities(objective))
+        return cls(client, stable, objective.dim, objective.size, able, fingerprint())
+
+    def to_record(self) -> Record:
+        """The introduction as one header."""
+        return {"header": json.dumps(asdict(self))}
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Hello:
+        """Read an introduction (ProtocolError if it is not one)."""
+        try:
+            hello = cls(**json.loads(record["header"]))
+            counts = (hello.client, hello.dim, hello.size)
+            if all(type(n) is int and n >= 0 for n in counts) and type(hello.stable) is bool:
+                return hello
+        except (KeyError, TypeError, ValueError):
+            pass
+        raise ProtocolError("the client did not introduce itself as fedbias clients do")

@@ -1,0 +1,141 @@
+"""``python -m simulations``: run, compare, report."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+PRESETS = Path(__file__).parent / "presets"
+COMPARISONS = Path(__file__).parent / "comparisons"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line; every setting is an option."""
+    from .cell import ENGINES
+
+    main = argparse.ArgumentParser(prog="python -m simulations", description=__doc__)
+    verbs = main.add_subparsers(dest="verb", required=True, metavar="VERB")
+    run = verbs.add_parser("run", help="one run from a preset and options")
+    run.add_argument("preset", nargs="?", default="digits", help="a name or a file [digits]")
+    compare = verbs.add_parser("compare", help="several runs side by side")
+    compare.add_argument(
+        "comparison", nargs="?", default="digits", help="a name or a file [digits]"
+    )
+    for verb in (run, compare):
+        verb.add_argument("--engine", choices=ENGINES, default="inline", help="where clients run")
+        verb.add_argument("--name", help="folder below --runs [the preset's name]")
+        verb.add_argument("--runs", default="runs", help="where run folders are kept [runs]")
+        verb.add_argument("--resume", action="store_true", help="go on where it was interrupted")
+        _add_settings(verb.add_argument_group("settings, over those of the file"))
+    report = verbs.add_parser("report", help="one report over finished or running runs")
+    report.add_argument("folders", nargs="+", type=Path, help="run folders")
+    report.add_argument("--output", type=Path, default=Path("report.html"), help="[report.html]")
+    report.add_argument("--picture", type=Path, help="also a PNG")
+    return main
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; mistakes end with one sentence and a non-zero exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    options = parser().parse_args(given)
+    logging.getLogger("flwr").setLevel(logging.WARNING)
+    os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    try:
+        {"run": _run, "compare": _compare, "report": _report}[options.verb](options, given)
+    except KeyboardInterrupt:
+        print("interrupted; the same command with --resume goes on", file=sys.stderr)
+        return 130
+    except (ValueError, ImportError, OSError, TimeoutError) as mistake:
+        print(f"error: {mistake}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(options: argparse.Namespace, given: Sequence[str]) -> None:
+    from .cell import run_cell
+    from .output import Progress, comparison_table, print_table
+    from .settings import make_settings, read_preset
+
+    path = _file(options.preset, PRESETS)
+    values = {**read_preset(path), **_overrides(options)}
+    folder = Path(options.runs) / (options.name or path.stem)
+    with Progress() as progress:
+        run = run_cell(
+            make_settings(values, path.name),
+            folder,
+            engine=options.engine,
+            progress=progress,
+            arguments=given,
+            resume=options.resume,
+        )
+    print_table(comparison_table([run]))
+    if "stopped" in run.environment:
+        print(f"stopped early: {run.environment['stopped']}")
+    print(f"report: {(folder / 'report.html').resolve()}")
+
+
+def _compare(options: argparse.Namespace, given: Sequence[str]) -> None:
+    from .comparison import compare, read_cells
+    from .output import comparison_table, print_table
+
+    path = _file(options.comparison, COMPARISONS)
+    cells = read_cells(path, _overrides(options))
+    folder = Path(options.runs) / (options.name or f"compare-{path.stem}")
+    runs, report = compare(
+        cells, folder, engine=options.engine, arguments=given, resume=options.resume
+    )
+    print_table(comparison_table(runs))
+    print(f"report: {report}")
+
+
+def _report(options: argparse.Namespace, given: Sequence[str]) -> None:
+    from .output import comparison_table, print_table, read_run, write_picture, write_report
+
+    runs = [read_run(folder) for folder in options.folders]
+    print_table(comparison_table(runs))
+    print(f"report: {write_report(runs, options.output)}")
+    if options.picture:
+        print(f"picture: {write_picture(runs, options.picture)}")
+
+
+def _file(given: str, folder: Path) -> Path:
+    from .settings import SettingsError
+
+    for path in (Path(given), folder / f"{given}.toml"):
+        if path.is_file():
+            return path.resolve()
+    known = ", ".join(sorted(path.stem for path in folder.glob("*.toml")))
+    raise SettingsError(f"there is no {folder.name[:-1]} {given!r}; known: {known}, or a file")
+
+
+def _add_settings(group: Any) -> None:
+    from .settings import Settings, parser_type
+
+    for name, field in Settings.model_fields.items():
+        group.add_argument(
+            f"--{name.replace('_', '-')}",
+            dest=f"setting_{name}",
+            type=parser_type(name),
+            metavar="X",
+            help=f"{field.description} [{field.default}]".replace("%", "%%"),
+        )
+
+
+def _overrides(options: argparse.Namespace) -> dict[str, Any]:
+    given = {
+        name.removeprefix("setting_"): value
+        for name, value in vars(options).items()
+        if name.startswith("setting_") and value is not None
+    }
+    if given.get("data_root"):
+        given["data_root"] = str(Path(given["data_root"]).expanduser().resolve())
+    return given
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,35 @@
+"""The Flower App: what ``flwr run .`` starts."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+
+from clients import client_app as make_client_app
+
+from .cell import finish
+from .output import Progress, RunFolder, absolute
+from .settings import make_settings
+from .training import APP_KEYS, objective_of, train
+
+client_app = make_client_app(objective_of)
+server_app = ServerApp()
+
+
+@server_app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Train with the run config's settings and leave the run's folder behind."""
+    values = dict(context.run_config)
+    name, runs = (str(values.pop(key, "")) for key in APP_KEYS)
+    settings = make_settings(values, "run config")
+    # A Flower daemon has another working directory than the user: relative paths mean nothing.
+    root = absolute(Path(runs).expanduser()) if runs else Path.home() / "fedbias-runs"
+    folder = RunFolder(root / (name or "flower"))
+    print(f"run folder: {folder.path}", flush=True)
+    with Progress() as progress:
+        progress.start(settings.rounds, folder.path.name)
+        strategy = train(settings, grid, folder, progress)
+    finish(folder, ["flwr", "run", "."], strategy.stopped)
+    print(f"report: {folder.report}", flush=True)

@@ -1,0 +1,76 @@
+"""Several runs that differ in a few settings, side by side.
+
+A comparison file is a preset with a table of cells on top::
+
+    rounds = 60
+
+    [cells."Top-2 %"]
+    compressor = "top_k(fraction=0.02)"
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from .cell import run_cell
+from .output import Progress, Run, absolute, write_report
+from .settings import Settings, SettingsError, make_settings, read_preset
+
+
+def read_cells(path: Path, overrides: Mapping[str, Any]) -> dict[str, Settings]:
+    """The cells of a comparison file, in its order; overrides win over both levels.
+
+    Raises
+    ------
+    SettingsError
+        If there are no cells, or one of them cannot be run; names the cell.
+    """
+    table = read_preset(path)
+    cells = table.pop("cells", None)
+    if not isinstance(cells, dict) or not all(isinstance(cell, dict) for cell in cells.values()):
+        raise SettingsError(f"{path} has no cells: a comparison needs tables like [cells.'name']")
+    return {
+        name: make_settings({**table, **cell, **overrides}, f"{path.name}, cell {name!r}")
+        for name, cell in cells.items()
+    }
+
+
+def compare(
+    cells: Mapping[str, Settings],
+    folder: Path,
+    *,
+    engine: str = "inline",
+    arguments: Sequence[str] = (),
+    resume: bool = False,
+) -> tuple[list[Run], Path]:
+    """Run every cell into a folder of its own below ``folder``; one report over all of them.
+
+    Returns
+    -------
+    runs : list of Run
+        Named as in the comparison file.
+    report : Path
+    """
+    runs = []
+    with Progress(cells=len(cells)) as progress:
+        for name, settings in cells.items():
+            run = run_cell(
+                settings,
+                folder / slug(name),
+                title=name,
+                engine=engine,
+                progress=progress,
+                arguments=arguments,
+                resume=resume,
+            )
+            runs.append(replace(run, name=name))
+    return runs, write_report(runs, absolute(folder) / "report.html", folder.name)
+
+
+def slug(name: str) -> str:
+    """A folder name for a cell."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", name.replace("%", "percent")).strip("-.") or "cell"

@@ -1,0 +1,160 @@
+"""One run over any Grid: the same code in this process, on Ray and on Flower's runtimes."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from flwr.app import Array, ArrayRecord, Context, MetricRecord
+from flwr.clientapp import ClientApp
+from flwr.serverapp import Grid
+
+import fedbias as fb
+from clients import client_app
+from clients.app import client_number
+from fedbias.randomness import lost
+from fedbias.stopping import Until
+from strategies import Checkpoint, FedBias, RoundRecord, load_checkpoint, save_checkpoint
+
+from .engines.inline import export_states, import_states
+from .engines.lossy import LossyGrid
+from .output import Progress, RunFolder
+from .settings import Settings, SettingsError, make_settings
+from .tasks import make_task
+
+CHECKPOINT_SECONDS = 5.0
+APP_KEYS = ("name", "runs")  # of Flower's run config, beside the settings
+_LOG = logging.getLogger("flwr")
+
+
+def objective_of(context: Context, settings: Settings | None = None) -> fb.Objective:
+    """A node's objective: its ``partition-id`` chooses the data, the settings the task."""
+    chosen = settings or make_settings(
+        {key: value for key, value in context.run_config.items() if key not in APP_KEYS},
+        "run config",
+    )
+    objective = make_task(chosen).objective(client_number(context)[0])
+    if "torch" in sys.modules and not chosen.cohort:
+        sys.modules["torch"].set_num_threads(1)  # the same sums in the same order on every engine
+    return objective
+
+
+def client_app_for(settings: Settings) -> ClientApp:
+    """The app's ClientApp for engines that give clients no run config."""
+    return client_app(lambda context: objective_of(context, settings))
+
+
+def strategy_for(settings: Settings) -> FedBias:
+    """The strategy that the settings describe."""
+    a = settings.algorithm()
+    return FedBias(
+        a.optimizer,
+        a.estimator,
+        a.compressor,
+        a.feedback,
+        batch_size=a.batch_size,
+        weights=a.weights,
+        fraction=settings.fraction,
+        minimum_clients=settings.clients,
+        patience=settings.patience,
+        minimum_replies=a.minimum_replies,
+        stop=settings.made("stop", Until),
+        evaluate_every=settings.client_evaluation_every,
+        seed=a.seed,
+    )
+
+
+def train(
+    settings: Settings,
+    grid: Grid,
+    folder: RunFolder,
+    progress: Progress | None = None,
+    *,
+    contexts: Mapping[int, Context] | None = None,
+    resume: bool = False,
+) -> FedBias:
+    """Train to the end, writing every round, a checkpoint every few seconds, and the model.
+
+    Parameters
+    ----------
+    contexts : mapping, optional
+        The nodes' contexts where this process holds them, so that their memories are in the
+        checkpoint; elsewhere a resumed run's clients start with empty memories, and say so.
+    resume : bool
+        Go on from the folder's checkpoint, if there is one.
+
+    Returns
+    -------
+    FedBias
+        The strategy, with its final state.
+    """
+    task, strategy = make_task(settings), strategy_for(settings)
+    checkpoint = folder.path / "checkpoint.safetensors"
+    earlier = _resumed(settings, folder, contexts) if resume and checkpoint.exists() else None
+    if earlier is None:
+        checkpoint.unlink(missing_ok=True)
+        folder.begin(settings.model_dump())
+    written = time.monotonic()
+
+    def keep(record: RoundRecord, now: Checkpoint) -> None:
+        nonlocal written
+        folder.append(record.to_dict())
+        if progress:
+            progress.update(record.to_dict())
+        if record.round == settings.rounds or time.monotonic() - written > CHECKPOINT_SECONDS:
+            arrays, values = export_states(contexts or {})
+            save_checkpoint(
+                checkpoint,
+                Checkpoint(now.state, now.total_uplink_bytes, now.seconds, arrays, values),
+            )
+            written = time.monotonic()
+
+    def evaluate(number: int, arrays: ArrayRecord) -> MetricRecord | None:
+        every = settings.evaluate_every
+        if not every or (number % every and number != settings.rounds):
+            return None
+        metrics = task.evaluate({name: array.numpy() for name, array in arrays.items()})
+        return MetricRecord(dict(metrics)) if metrics else None
+
+    if settings.lost > 0:
+        grid = LossyGrid(grid, lambda r, c: bool(lost(settings.seed, r, [c], settings.lost)))
+    buffers = task.initial_buffers()
+    result = strategy.start(
+        grid,
+        _arrays(task.initial()),
+        settings.rounds,
+        settings.timeout,
+        evaluate,
+        initial_buffers=_arrays(buffers) if buffers else None,
+        resume=earlier,
+        on_round=keep,
+    )
+    folder.write_model({name: array.numpy() for name, array in result.arrays.items()})
+    return strategy
+
+
+def _resumed(
+    settings: Settings, folder: RunFolder, contexts: Mapping[int, Context] | None
+) -> Checkpoint:
+    from .output import read_run
+
+    before = dict(read_run(folder.path).settings)
+    now = settings.model_dump()
+    changed = [key for key in now if before.get(key) != now[key] and key != "rounds"]
+    if changed:
+        raise SettingsError(
+            f"{folder.path} was run with other settings ({', '.join(changed)}): "
+            "give the same ones to resume, or another --name"
+        )
+    checkpoint = load_checkpoint(folder.path / "checkpoint.safetensors")
+    folder.truncate(checkpoint.state.round)
+    if contexts:
+        import_states(contexts, checkpoint.clients, checkpoint.meta)
+    return checkpoint
+
+
+def _arrays(named: Mapping[str, Any]) -> ArrayRecord:
+    return ArrayRecord({name: Array(array) for name, array in named.items()})

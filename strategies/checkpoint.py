@@ -1,0 +1,98 @@
+"""All that the server needs to go on, in one safetensors file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from fedbias.server import ServerState
+from fedbias.vectors import Vector
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A run between two rounds.
+
+    Attributes
+    ----------
+    state : ServerState
+    total_uplink_bytes : int
+    seconds : float
+        Since the start of the run, pauses left out.
+    clients : mapping of str to ndarray
+        The clients' own memories, where the engine holds them (a simulation in one process).
+    meta : mapping
+        Whatever else belongs to the clients' memories; JSON.
+    """
+
+    state: ServerState
+    total_uplink_bytes: int = 0
+    seconds: float = 0.0
+    clients: Mapping[str, Vector] = field(default_factory=dict)
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+
+def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint; an interruption leaves the old file or the new one, never half a file."""
+    state = checkpoint.state
+    arrays = {"point": state.point}
+    arrays |= {f"optimizer/{name}": array for name, array in state.optimizer.items()}
+    arrays |= {f"clients/{name}": array for name, array in checkpoint.clients.items()}
+    if state.buffers is not None:
+        arrays["buffers"] = state.buffers
+    header = {
+        "round": state.round,
+        "acknowledged": sorted(state.acknowledged.items()),
+        "total_uplink_bytes": checkpoint.total_uplink_bytes,
+        "seconds": checkpoint.seconds,
+        "meta": checkpoint.meta,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    save_file(
+        {name: np.ascontiguousarray(array) for name, array in arrays.items()},
+        partial,
+        metadata={"fedbias": json.dumps(header)},
+    )
+    os.replace(partial, path)
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint (ValueError if the file is not one)."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            header = json.loads(file.metadata()["fedbias"])
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, KeyError, TypeError, ValueError) as reason:
+        raise ValueError(f"{path} is not a fedbias checkpoint: {reason}") from None
+    state = ServerState(
+        point=arrays["point"],
+        round=header["round"],
+        optimizer=_under("optimizer/", arrays),
+        acknowledged={client: round for client, round in header["acknowledged"]},
+        buffers=arrays.get("buffers"),
+    )
+    return Checkpoint(
+        state,
+        header["total_uplink_bytes"],
+        header["seconds"],
+        _under("clients/", arrays),
+        header["meta"],
+    )
+
+
+def _under(prefix: str, arrays: Mapping[str, Vector]) -> dict[str, Vector]:
+    return {
+        name.removeprefix(prefix): array
+        for name, array in arrays.items()
+        if name.startswith(prefix)
+    }

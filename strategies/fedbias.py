@@ -1,0 +1,287 @@
+"""The Flower strategy: one :class:`fedbias.server.Algorithm` over a Grid."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Result, Strategy
+
+import fedbias as fb
+from fedbias import checks
+from fedbias.randomness import sample_clients
+from fedbias.rounds import Report, dense
+from fedbias.server import Algorithm, ServerState, apply, plan_for
+from fedbias.stopping import Until
+
+from .arrays import Names
+from .checkpoint import Checkpoint
+from .evaluation import mean_metrics
+from .exchange import exchange
+from .records import RoundRecord, Tally
+from .roster import Roster
+
+_LOG = logging.getLogger("flwr")
+_NEVER_CAME = (3, 4, 5)  # Flower's codes: message, reply or node unavailable
+EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
+OnRound = Callable[[RoundRecord, Checkpoint], None]
+
+
+class FedBias(Strategy):
+    """Federated training from biased estimates.
+
+    Parameters
+    ----------
+    optimizer : Optimizer
+        The server's step on the mean estimate.
+    estimator, compressor, feedback
+        What the clients compute, how they compress it, what they remember.
+    batch_size : int, optional
+        b, for estimators that draw batches; None means all the data.
+    weights : {"uniform", "examples"}
+        How the mean over clients is weighted.
+    fraction : float
+        Share of the enrolled clients asked in each round, at least ``minimum_replies`` of them;
+        drawn from (seed, round) and the clients' own numbers.
+    minimum_clients : int
+        Clients to wait for before the first round.
+    patience : float
+        Seconds to wait for them (then TimeoutError).
+    minimum_replies : int
+        Fewer valid replies than this leave the model untouched in that round.
+    stop : Until, optional
+        Ends the run early.
+    evaluate_every : int
+        Every so many rounds all the clients evaluate the model on their own data; 0 for never.
+    seed : int
+        Of every random draw, on the server and on the clients.
+
+    Notes
+    -----
+    A client's compression error, local momentum and shuffling advance only when its report was
+    applied. Without ``partition-id`` or ``client-id`` in the node configuration a client is keyed
+    by its node id, and the run cannot be reproduced.
+    """
+
+    def __init__(
+        self,
+        optimizer: fb.Optimizer,
+        estimator: fb.Estimator = fb.exact(),
+        compressor: fb.Compressor = fb.identity(),
+        feedback: fb.Feedback = fb.no_feedback(),
+        *,
+        batch_size: int | None = None,
+        weights: str = "uniform",
+        fraction: float = 1.0,
+        minimum_clients: int = 1,
+        patience: float = 300.0,
+        minimum_replies: int = 1,
+        stop: Until | None = None,
+        evaluate_every: int = 0,
+        seed: int = 0,
+    ) -> None:
+        checks.real("FedBias", "fraction", fraction, above=0, most=1)
+        checks.whole("FedBias", "minimum_clients", minimum_clients, least=1)
+        checks.real("FedBias", "patience", patience, least=0)
+        checks.whole("FedBias", "evaluate_every", evaluate_every, least=0)
+        if stop is not None:
+            checks.instance("FedBias", "stop", stop, Until, "until(accuracy=0.9)")
+        self.algorithm = Algorithm(
+            optimizer, estimator, compressor, feedback, batch_size, weights, minimum_replies, seed
+        )
+        self.fraction, self.minimum_clients, self.patience = fraction, minimum_clients, patience
+        self.stop, self.evaluate_every = stop, evaluate_every
+        self.stopped: str | None = None  # why the last run ended early
+        self.state: ServerState | None = None
+        self._tally = Tally()
+
+    def summary(self) -> None:
+        """Log the settings."""
+        a = self.algorithm
+        _LOG.info("\t%s, %s, %s, %s", a.optimizer, a.estimator, a.compressor, a.feedback)
+
+    # One run ------------------------------------------------------------------------------------
+
+    def start(  # type: ignore[override]
+        self,
+        grid: Grid,
+        initial_arrays: ArrayRecord,
+        num_rounds: int = 3,
+        timeout: float = 3600,
+        evaluate_fn: EvaluateFn | None = None,
+        *,
+        initial_buffers: ArrayRecord | None = None,
+        resume: Checkpoint | None = None,
+        on_round: OnRound | None = None,
+    ) -> Result:
+        """Train for ``num_rounds`` rounds, or until ``stop`` is reached.
+
+        Parameters
+        ----------
+        grid : Grid
+        initial_arrays : ArrayRecord
+            The parameters x_0 by name, all of one floating dtype.
+        timeout : float
+            Seconds per round after which a missing reply counts as lost.
+        evaluate_fn : callable, optional
+            (round, arrays) → MetricRecord or None: central evaluation, at the start and after every
+            round. ``loss`` and ``accuracy`` are what ``stop`` looks at.
+        initial_buffers : ArrayRecord, optional
+            What training changes besides the parameters (BatchNorm's statistics): averaged
+            uncompressed, counted in the bytes.
+        resume : Checkpoint, optional
+            Where an earlier run stopped; ``initial_arrays`` then only names the parameters.
+        on_round : callable, optional
+            (record, checkpoint) after every round, and for the start with round 0.
+
+        Returns
+        -------
+        flwr.serverapp.strategy.Result
+        """
+        names = self._names = Names.of(initial_arrays, initial_buffers)
+        first = resume or Checkpoint(names.start(initial_arrays, initial_buffers))
+        self.state, self.stopped, began = first.state, None, time.monotonic()
+        self._roster = Roster(first.state.point.size)
+        self._roster.wait(grid, self.minimum_clients, self.patience)
+        result, total = Result(arrays=names.arrays(first.state)), first.total_uplink_bytes
+
+        def close(number: int, metrics: dict[str, Any]) -> None:
+            if evaluate_fn and (central := evaluate_fn(number, result.arrays)) is not None:
+                result.evaluate_metrics_serverapp[number] = central
+                metrics |= {"test_loss": central.get("loss"), "accuracy": central.get("accuracy")}
+            seconds = first.seconds + time.monotonic() - began
+            record = RoundRecord.of(number, seconds, total, self._tally, **metrics)
+            if on_round:
+                on_round(record, Checkpoint(self._running(), total, seconds))
+            self.stopped = self.stop.reached(record.goals()) if self.stop else None
+
+        if resume is None:
+            close(0, {})
+        for number in range(first.state.round + 1, num_rounds + 1):
+            if self.stopped:
+                _LOG.info("stopped before round %s: %s", number, self.stopped)
+                break
+            self._train(number, grid, timeout, result)
+            total += self._tally.outcome.wire_bits // 8
+            close(number, self._evaluate_clients(number, grid, timeout, result))
+        return result
+
+    # Flower's steps -----------------------------------------------------------------------------
+
+    def configure_train(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """One plan per sampled client; the state decides, not ``arrays`` and ``config``."""
+        state = self._running()
+        self._roster.enrol(grid, self.patience)
+        present = sorted(self._roster.nodes)
+        count = max(round(self.fraction * len(present)), self.algorithm.minimum_replies, 1)
+        chosen = sample_clients(self.algorithm.seed, state.round, present, min(count, len(present)))
+        plans = [plan_for(self.algorithm, state, client) for client in chosen]
+        shared = plans[0].to_record() if plans else {}
+        packets = {name: part for name, part in shared.items() if name != "header"}
+        size = sum(len(part) for part in packets.values())
+        self._tally = Tally(asked=len(plans), downlink_bytes=len(plans) * size)
+        for plan in plans:
+            record = ConfigRecord({"header": plan.header(), **packets})
+            node = self._roster.nodes[plan.client]
+            yield Message(
+                RecordDict({"fedbias": record}), node, "train", group_id=str(server_round)
+            )
+
+    def aggregate_train(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> tuple[ArrayRecord | None, MetricRecord | None]:
+        """Apply the valid reports; what is refused is logged with the client and the reason."""
+        state = self._running()
+        reports, refused = [], {}
+        for reply in replies:
+            if reply.has_error() and reply.error.code in _NEVER_CAME:
+                continue
+            client = self._roster.client(reply.metadata.src_node_id)
+            try:
+                reports.append(self._report(reply, client))
+            except ValueError as reason:
+                refused[-1 if client is None else client] = str(reason)
+        self.state, outcome = apply(self.algorithm, state, reports)
+        refused |= outcome.refused
+        for client, why in sorted(refused.items()):
+            _LOG.warning("round %s: refused the reply of client %s: %s", server_round, client, why)
+        for client in outcome.forgotten:
+            _LOG.warning("round %s: client %s had lost its memory", server_round, client)
+        self._tally.outcome = replace(outcome, refused=refused)
+        if not outcome.applied:
+            return None, None
+        arrays = self._names.arrays(self.state)
+        metrics = {"loss": outcome.loss, "gradient_norm": outcome.gradient_norm}
+        return arrays, MetricRecord({**metrics, "applied": len(outcome.applied)})
+
+    def configure_evaluate(
+        self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
+    ) -> Iterable[Message]:
+        """In every ``evaluate_every``-th round, the point for every client."""
+        if not self.evaluate_every or server_round % self.evaluate_every:
+            return
+        state = self._running()
+        packets = {"point": dense(state.point)}
+        if state.buffers is not None:
+            packets["buffers"] = dense(state.buffers)
+        for _, node in sorted(self._roster.nodes.items()):
+            content = RecordDict({"fedbias": ConfigRecord(dict(packets))})
+            yield Message(content, node, "evaluate", group_id=str(server_round))
+
+    def aggregate_evaluate(
+        self, server_round: int, replies: Iterable[Message]
+    ) -> MetricRecord | None:
+        """The clients' metrics, weighted by their examples, in client order."""
+        answers = {}
+        for reply in replies:
+            client = self._roster.client(reply.metadata.src_node_id)
+            if reply.has_error():
+                why = reply.error.reason
+                _LOG.warning("round %s: client %s did not evaluate: %s", server_round, client, why)
+            elif client is not None:
+                answers[client] = reply.content.metric_records["metrics"]
+        return mean_metrics(answers)
+
+    # Pieces -------------------------------------------------------------------------------------
+
+    def _running(self) -> ServerState:
+        if self.state is None:
+            raise RuntimeError("call start(): the strategy has no model yet")
+        return self.state
+
+    def _report(self, reply: Message, client: int | None) -> Report:
+        if reply.has_error():
+            raise ValueError(reply.error.reason or f"error {reply.error.code}")
+        record = reply.content.config_records.get("fedbias")
+        if record is None:
+            raise ValueError("the reply has no record 'fedbias'")
+        report = Report.from_record(record)
+        if report.client != client:
+            raise ValueError(f"it speaks for client {report.client}")
+        self._tally.header_bytes += len(str(record["header"]))
+        return report
+
+    def _train(self, number: int, grid: Grid, timeout: float, result: Result) -> None:
+        messages = list(self.configure_train(number, result.arrays, ConfigRecord(), grid))
+        arrays, trained = self.aggregate_train(number, exchange(grid, messages, timeout))
+        if arrays is not None and trained is not None:
+            result.arrays, result.train_metrics_clientapp[number] = arrays, trained
+
+    def _evaluate_clients(
+        self, number: int, grid: Grid, timeout: float, result: Result
+    ) -> dict[str, Any]:
+        questions = list(self.configure_evaluate(number, result.arrays, ConfigRecord(), grid))
+        if not questions:
+            return {}
+        mean = self.aggregate_evaluate(number, exchange(grid, questions, timeout))
+        if mean is None:
+            return {}
+        result.evaluate_metrics_clientapp[number] = mean
+        return {"client_loss": mean.get("loss"), "client_accuracy": mean.get("accuracy")}

@@ -1,0 +1,107 @@
+"""One line per round: what happened, as measured."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from fedbias.server import Outcome
+
+
+@dataclass
+class Tally:
+    """What was counted while one round went on; ``outcome`` when it is over."""
+
+    asked: int = 0
+    downlink_bytes: int = 0
+    header_bytes: int = 0
+    outcome: Outcome = field(default_factory=Outcome)
+
+
+@dataclass(frozen=True)
+class RoundRecord:
+    """What the server measured in one round.
+
+    Attributes
+    ----------
+    round : int
+        k ≥ 1: the record describes the step from x_{k−1} to x_k. Round 0 is the start.
+    train_loss : float or None
+        The weighted mean of the clients' losses at x_{k−1}, on the examples they looked at.
+    test_loss, accuracy : float or None
+        Central evaluation of x_k, in rounds that evaluate.
+    client_loss, client_accuracy : float or None
+        Evaluation of x_k on the clients' own data, weighted by examples, in rounds that do.
+    uplink_bytes, downlink_bytes : int
+        Packets received and sent in this round, without Flower's envelope.
+    header_bytes : int
+        The reports' JSON headers, received beside the packets.
+    total_uplink_bytes : int
+        uplink_bytes of all the rounds so far.
+    applied, refused, lost : int
+        Reports that moved the model, reports that were refused, replies that never came.
+    forgotten : int
+        Applied reports of clients that had lost their memory.
+    gradient_norm : float or None
+        ‖ĝ‖ of the decoded mean.
+    seconds : float
+        Since the start of the run.
+    """
+
+    round: int
+    seconds: float
+    train_loss: float | None = None
+    test_loss: float | None = None
+    accuracy: float | None = None
+    client_loss: float | None = None
+    client_accuracy: float | None = None
+    uplink_bytes: int = 0
+    downlink_bytes: int = 0
+    header_bytes: int = 0
+    total_uplink_bytes: int = 0
+    applied: int = 0
+    refused: int = 0
+    lost: int = 0
+    forgotten: int = 0
+    gradient_norm: float | None = None
+
+    @classmethod
+    def of(
+        cls, number: int, seconds: float, total: int, tally: Tally, **metrics: Any
+    ) -> RoundRecord:
+        """The record of a round, from what was counted in it."""
+        outcome = tally.outcome
+        return cls(
+            round=number,
+            seconds=seconds,
+            train_loss=_known(outcome.loss),
+            uplink_bytes=outcome.wire_bits // 8,
+            downlink_bytes=tally.downlink_bytes,
+            header_bytes=tally.header_bytes,
+            total_uplink_bytes=total,
+            applied=len(outcome.applied),
+            refused=len(outcome.refused),
+            lost=tally.asked - outcome.received - len(outcome.refused),
+            forgotten=len(outcome.forgotten),
+            gradient_norm=_known(outcome.gradient_norm),
+            **metrics,
+        )
+
+    def goals(self) -> dict[str, float | None]:
+        """What :class:`fedbias.stopping.Until` looks at."""
+        return {
+            "accuracy": self.accuracy,
+            "loss": self.test_loss,
+            "gradient_norm": self.gradient_norm,
+            "uplink_bytes": self.total_uplink_bytes,
+            "seconds": self.seconds,
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The record as plain values."""
+        return asdict(self)
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value

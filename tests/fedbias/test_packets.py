@@ -1,0 +1,271 @@
+"""The wire: the exact bytes; what is not a packet is refused before it costs memory."""
+
+import struct
+import tracemalloc
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fedbias as fb
+from fedbias import packets
+
+VECTOR = np.array([0.5, -2.0, 0.0, 1.5, -0.25, 4.0, 1e-3, 3.0, -1.0])
+COMPRESSORS = [
+    fb.identity(),
+    fb.half(),
+    fb.sign(),
+    fb.uniform(3),
+    fb.dithered(5),
+    fb.top_k(0.3),
+    fb.top_k(0.7),
+    fb.random_k(0.3),
+]
+NUMBER = {
+    "identity": 1,
+    "half": 2,
+    "sign": 3,
+    "uniform": 4,
+    "dithered": 5,
+    "top_k": 6,
+    "random_k": 7,
+}
+
+
+def encoded(compressor, vector=VECTOR):
+    return compressor.encode(vector, np.random.default_rng(0))
+
+
+def forged(codec, dim, tail, *, dtype=1, scaled=0, version=1, magic=b"fb"):
+    """A packet whose checksum is right whatever the rest says."""
+    body = struct.pack("<2sBBBBI", magic, version, NUMBER.get(codec, codec), dtype, scaled, dim)
+    return body + tail + struct.pack("<I", zlib.crc32(body + tail))
+
+
+def refused(data, **kwargs):
+    with pytest.raises(fb.PacketError) as caught:
+        fb.decode(fb.Packet.from_bytes(data), **kwargs)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_bytes_of_a_sparse_packet_by_hand():
+    """Kills: another byte order, index width, field order or checksum."""
+    packet = fb.top_k(0.5).encode(np.array([0, 3, 0, -1], np.float32))
+    head = "6662 01 06 01 00 04000000"  # magic, version 1, codec 6, float32, no scale, dim 4
+    body = head + "02000000" + "70" + "00004040 000080bf"  # k = 2; places 01 11 ····; 3, −1
+    assert bytes(packet).hex() == (body + "2390deec").replace(" ", "")
+    assert packet.wire_bits == 8 * 27 and packet.payload_bits == 2 * (2 + 32)
+
+
+def test_bytes_of_a_scaled_packet_by_hand():
+    """Kills: a scale in the wrong dtype or behind the fields."""
+    packet = fb.uniform(3).encode(np.array([2.0, -2.0, 0.5]))
+    head = "6662 01 04 02 01 03000000"  # codec 4, float64, with a scale, dim 3
+    codes = "e280"  # cells 7, 0, 5: 111 000 10|1 ·······
+    body = head + "0000000000000040" + "03" + codes
+    assert bytes(packet)[:-4].hex() == body.replace(" ", "")
+    assert packet.payload_bits == 9 and packet.wire_bits == 8 * (10 + 8 + 1 + 2 + 4)
+    free = fb.uniform(3).encode(np.array([2.0, -2.0, 0.5]), radius=2.0)  # a radius costs nothing
+    assert bytes(free)[:-4].hex() == "66620104020003000000" + "03" + codes
+
+
+@pytest.mark.parametrize("compressor", COMPRESSORS, ids=repr)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_every_truncation_bit_flip_and_extension_is_refused(compressor, dtype):
+    """Exhaustive. Kills: a length or a checksum that is not compared."""
+    data = bytes(encoded(compressor, VECTOR.astype(dtype)))
+    packet = fb.Packet.from_bytes(data)
+    assert bytes(packet) == data and packet == encoded(compressor, VECTOR.astype(dtype))
+    spoiled = [data[:length] for length in range(len(data))]
+    spoiled += [data[start:] for start in range(1, len(data))]
+    spoiled += [data + b"\0", data + b"\xff" * 9, data + data, b"\0" + data]
+    for bit in range(8 * len(data)):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        spoiled.append(bytes(flipped))
+    for other in spoiled:
+        with pytest.raises(fb.PacketError):
+            fb.Packet.from_bytes(other)
+
+
+ONE = struct.pack("<f", 1.0)
+IMPOSSIBLE = {
+    "another magic": (forged("identity", 1, ONE, magic=b"FB"), "not a packet"),
+    "another version": (forged("identity", 1, ONE, version=2), "not a packet of version 1"),
+    "unknown codec": (forged(0, 1, ONE), "impossible header: codec 0"),
+    "unknown dtype": (forged("identity", 1, ONE, dtype=3), "dtype 3"),
+    "scaled neither 0 nor 1": (forged("uniform", 1, ONE + b"\1\0", scaled=2), "scaled 2"),
+    "dim 0": (forged("identity", 0, b""), "dim 0"),
+    "shorter than dim": (forged("identity", 2, ONE), "takes 22 bytes, not 18"),
+    "longer than dim": (forged("identity", 1, ONE * 2), "takes 18 bytes, not 22"),
+    "fields cut off": (forged("top_k", 1, b"\1"), "truncated in its header"),
+    "scale cut off": (forged("sign", 1, b"\1\2", scaled=1), "truncated in its header"),
+    "bits 0": (forged("uniform", 1, ONE + b"\0", scaled=1), "not 0"),
+    "bits 17": (forged("dithered", 1, ONE + b"\x11\0\0\0", scaled=1), "not 17"),
+    "k = 0": (forged("top_k", 4, struct.pack("<I", 0)), "not 0"),
+    "k > dim": (forged("top_k", 1, struct.pack("<I", 2) + b"\0" + ONE * 2), "not 2"),
+    "random k = 0": (forged("random_k", 4, struct.pack("<IQ", 0, 1)), "not 0"),
+    "random k > dim": (forged("random_k", 1, struct.pack("<IQ", 2, 1) + ONE * 2), "not 2"),
+    "a scale without use": (forged("identity", 1, ONE + ONE, scaled=1), "the scale 1"),
+    "index beyond dim": (
+        forged("top_k", 10, struct.pack("<I", 2) + b"\x1c" + ONE * 2),
+        "2 ascending indices below 10",
+    ),
+    "unsorted": (forged("top_k", 16, struct.pack("<I", 2) + b"\x31" + ONE * 2), "ascending"),
+    "repeated": (forged("top_k", 16, struct.pack("<I", 2) + b"\x33" + ONE * 2), "ascending"),
+    "bitmap of 2 for 3": (forged("top_k", 8, struct.pack("<I", 3) + b"\x81" + ONE * 3), "not 3"),
+    "bitmap of 4 for 3": (forged("top_k", 8, struct.pack("<I", 3) + b"\xe1" + ONE * 3), "not 3"),
+    "empty bitmap": (forged("top_k", 8, struct.pack("<I", 3) + b"\0" + ONE * 3), "not 3"),
+    "half beyond float32": (forged("half", 1, struct.pack("<he", 128, 1)), "128 overflows float32"),
+    "half beyond float64": (
+        forged("half", 1, struct.pack("<he", 1024, 1), dtype=2),
+        "1024 overflows float64",
+    ),
+}
+for value in (-1.0, float("nan"), float("inf"), -float("inf")):
+    IMPOSSIBLE[f"scale {value}"] = (
+        forged("sign", 1, struct.pack("<f", value) + b"\0", scaled=1),
+        f"the scale {value}",
+    )
+
+
+@pytest.mark.parametrize("case", IMPOSSIBLE)
+def test_impossible_packets_with_a_right_checksum(case):
+    """Kills: a check dropped from a header, a scale or the indices."""
+    data, reason = IMPOSSIBLE[case]
+    assert reason in refused(data).replace("the places are not 3", "not 3")
+
+
+def test_possible_packets_next_to_the_impossible_ones():
+    """The forger above is right where nothing is wrong."""
+
+    def decoded(data):
+        return fb.decode(fb.Packet.from_bytes(data)).tolist()
+
+    assert decoded(forged("identity", 1, ONE)) == [1]
+    assert decoded(forged("top_k", 3, struct.pack("<I", 2) + b"\xa0" + ONE * 2)) == [1, 0, 1]
+    indices = decoded(forged("top_k", 10, struct.pack("<I", 2) + b"\x19" + ONE * 2))
+    assert np.flatnonzero(indices).tolist() == [1, 9]
+    assert decoded(forged("top_k", 8, struct.pack("<I", 3) + b"\x83" + ONE * 3)) == [
+        *(1, 0, 0, 0, 0, 0, 1, 1)
+    ]
+    assert decoded(forged("half", 1, struct.pack("<he", 127, 1))) == [2.0**127]
+    assert decoded(forged("half", 1, struct.pack("<he", 32767, 0))) == [0]
+    assert decoded(forged("half", 1, struct.pack("<he", -32768, 1))) == [0]
+    assert decoded(forged("sign", 1, ONE + b"\x80", scaled=1)) == [1]
+    assert decoded(forged("sign", 1, ONE + b"\0", scaled=1)) == [-1]
+
+
+HUGE = 2**32 - 1
+GREEDY = [
+    forged("identity", HUGE, ONE),
+    forged("half", HUGE, b"\0" * 4),
+    forged("sign", HUGE, ONE + b"\0", scaled=1),
+    forged("uniform", HUGE, b"\2\0"),
+    forged("dithered", HUGE, ONE + b"\2\0", scaled=1),
+    forged("top_k", HUGE, struct.pack("<II", 1, 7) + ONE),  # a packet of 23 bytes, well formed
+    forged("top_k", HUGE, struct.pack("<II", HUGE, 7) + ONE),
+    forged("random_k", HUGE, struct.pack("<IQ", 1, 7) + ONE),  # and another one
+    forged("random_k", HUGE, struct.pack("<IQ", HUGE, 7) + ONE),
+]
+
+
+@pytest.mark.parametrize("data", GREEDY, ids=range(len(GREEDY)))
+def test_a_huge_dim_is_refused_before_memory_is_allocated(data):
+    """Kills: a dim that is compared after decoding (34 GB here). The peak is a few kB."""
+    tracemalloc.start()
+    try:
+        refused(data, dim=10)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 100_000
+
+
+@pytest.mark.parametrize("compressor", COMPRESSORS, ids=repr)
+def test_the_dim_that_the_receiver_expects(compressor):
+    packet = encoded(compressor)
+    assert fb.decode(packet, dim=9).shape == (9,)
+    for wrong in (1, 8, 10):
+        with pytest.raises(fb.PacketError, match=f"expected a vector of dim {wrong}, .* has 9"):
+            fb.decode(packet, dim=wrong)
+
+
+@pytest.mark.parametrize("compressor", [fb.uniform(4), fb.dithered(4)], ids=repr)
+def test_a_radius_both_sides_know(compressor):
+    """Kills: a default radius of 1; a radius that overrules a packet's own scale."""
+    rng = np.random.default_rng(0)
+    packet = compressor.encode(VECTOR, rng, radius=8.0)
+    back = fb.Packet.from_bytes(bytes(packet))
+    assert back.scale is None and packet == back
+    with pytest.raises(fb.PacketError, match="preset radius: pass it"):
+        fb.decode(back)
+    decoded = fb.decode(back, radius=8.0)
+    assert np.abs(decoded - VECTOR).max() <= 2 * 8 / 15
+    np.testing.assert_array_equal(fb.decode(back, radius=16.0), 2 * decoded)
+    np.testing.assert_array_equal(fb.decode(fb.identity().encode(VECTOR, radius=8.0), 8.0), VECTOR)
+
+
+def test_a_radius_that_has_no_use_is_refused():
+    """As decode documents: the packet has its own scale and the caller believes another."""
+    with pytest.raises(fb.PacketError):
+        fb.decode(fb.uniform(4).encode(VECTOR), radius=8.0)
+
+
+@pytest.mark.parametrize("compressor", COMPRESSORS, ids=repr)
+def test_a_decoded_vector_belongs_to_the_caller(compressor):
+    """Kills: a read-only view of the message, or one that two decodings share."""
+    packet = encoded(compressor)
+    before, changed = fb.decode(packet), fb.decode(packet)
+    changed += 1
+    np.testing.assert_array_equal(fb.decode(packet), before)
+
+
+def survives(data):
+    """Decode or refuse; anything else fails the test."""
+    try:
+        packet = fb.Packet.from_bytes(data)
+        vector = fb.decode(packet, 1.0 if packet.scale is None else None, dim=min(packet.dim, 64))
+    except fb.PacketError:
+        return
+    assert vector.shape == (packet.dim,) and vector.dtype == packet.dtype
+    assert bytes(packet) == data
+
+
+@given(st.binary(max_size=80))
+def test_foreign_bytes(data):
+    survives(data)
+    survives(b"fb\x01" + data)
+
+
+@given(
+    st.sampled_from(list(NUMBER)),
+    st.sampled_from([1, 2]),
+    st.one_of(st.none(), st.floats(width=32)),
+    st.one_of(st.integers(1, 40), st.integers(1, HUGE)),
+    st.integers(0, 20),
+    st.binary(min_size=1, max_size=40),
+)
+def test_foreign_bytes_behind_a_likely_header(codec, dtype, scale, dim, field, payload):
+    """Fuzz behind the checksum and the length, so that the decoders are reached."""
+    known, itemsize = packets._BY_NAME[codec], 4 * dtype
+    fields = (field, 7)[: len(known.fields)]
+    try:
+        length = min(500, known.sizes(dim, itemsize, fields)[1])
+    except fb.PacketError:
+        length = len(payload)
+    tail = b"" if scale is None else struct.pack("<f" if dtype == 1 else "<d", scale)
+    tail += struct.pack("<" + known.fields, *fields) + (payload * 500)[:length]
+    survives(forged(codec, dim, tail, dtype=dtype, scaled=int(scale is not None)))
+
+
+def test_numbers_on_the_wire_are_never_reused():
+    """Kills: a renumbered codec, and two codecs with one number."""
+    known = {name: codec.number for name, codec in packets._BY_NAME.items()}
+    assert NUMBER.items() <= known.items()
+    for taken in ({"name": "identity", "number": 250}, {"name": "brand new", "number": 1}):
+        with pytest.raises(ValueError, match="registered twice"):
+            packets.register(packets.Codec(**taken, fields="", sizes=None, decode=None))

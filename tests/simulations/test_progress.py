@@ -1,0 +1,151 @@
+"""Progress: few plain lines where nobody watches, one live line where somebody does."""
+
+import io
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from simulations.output.progress import Progress
+
+Make = Callable[..., dict[str, Any]]
+
+
+pytestmark = pytest.mark.usefixtures("pipe")  # for its environment
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Pipe(io.StringIO):
+    """Count the flushes: every line must be out at once."""
+
+    flushes = 0
+
+    def flush(self) -> None:
+        self.flushes += 1
+        super().flush()
+
+
+def follow(record: Make, rounds: int, pace: float, first: int = 0, total: int = 0) -> list[str]:
+    """Run some rounds of `pace` seconds each into a pipe and give the lines."""
+    stream, clock = Pipe(), Clock()
+    with Progress(stream=stream, clock=clock) as progress:
+        progress.start(total or rounds, "digits")
+        for k in range(first, rounds + 1):
+            clock.now += pace
+            progress.update(record(k))
+    lines = stream.getvalue().splitlines()
+    assert stream.flushes >= len(lines)
+    assert not any(code in stream.getvalue() for code in ("\x1b", "\r", "\b"))
+    return lines
+
+
+def shown_rounds(lines: list[str]) -> list[int]:
+    return [int(line.split("round ")[1].split("/")[0]) for line in lines]
+
+
+def test_fast_rounds_give_a_line_at_every_tenth(record: Make) -> None:
+    lines = follow(record, 1000, pace=0.001)
+    assert shown_rounds(lines) == list(range(0, 1001, 100))
+
+
+def test_slow_rounds_give_a_line_each_few_seconds_and_the_last(record: Make) -> None:
+    lines = follow(record, 10, pace=7.0)
+    assert shown_rounds(lines) == list(range(11))
+    lines = follow(record, 5, pace=2.0, total=10_000)
+    assert shown_rounds(lines) == [0, 3, 5]
+
+
+def test_the_last_line_is_the_last_round_and_not_twice(record: Make) -> None:
+    assert shown_rounds(follow(record, 7, pace=0.1))[-2:] == [6, 7]
+    assert shown_rounds(follow(record, 3, pace=0.1, total=400)) == [0, 3]
+
+
+def test_a_line_by_hand(record: Make) -> None:
+    lines = follow(record, 2, pace=4.0, total=4)
+    # round 1: loss 2/2, accuracy 1 - 0.9/2; the second round took 4 s, so three more take 12 s
+    assert lines[1] == (
+        "digits: round 1/4  loss 1  accuracy 55.00 %  uplink 100 B  8.0 s, 12 s left"
+    )
+
+
+def test_the_time_left_of_a_resumed_run_counts_only_its_own_rounds(record: Make) -> None:
+    lines = follow(record, 100, pace=2.0, first=91)
+    assert "round 91/100" in lines[0] and "left" not in lines[0]
+    assert lines[1].endswith("8.0 s, 12 s left") and "round 94/100" in lines[1]
+    assert lines[-1].endswith("20 s") and "round 100/100" in lines[-1]
+
+
+def test_values_stay_until_a_round_has_new_ones(record: Make) -> None:
+    stream = Pipe()
+    with Progress(stream=stream) as progress:
+        progress.start(2, "x")
+        progress.update(record(0, accuracy=0.5))
+        progress.update(record(1, accuracy=None))
+        progress.update(record(2, accuracy=None, train_loss=math.nan))
+    lines = stream.getvalue().splitlines()
+    assert all("accuracy 50.00 %" in line for line in lines)
+    assert "loss diverged" in lines[2]
+
+
+def test_a_comparison_says_which_cell_it_is_at(record: Make) -> None:
+    stream = Pipe()
+    with Progress(cells=2, stream=stream) as progress:
+        for name in ("none", "[b]top-k"):
+            progress.start(1, name)
+            progress.update(record(1))
+    lines = stream.getvalue().splitlines()
+    assert [line.split(":")[0] for line in lines] == ["[1/2] none", "[2/2] [b]top-k"]
+
+
+def test_an_interrupted_run_leaves_its_last_round(record: Make) -> None:
+    stream = Pipe()
+    with pytest.raises(KeyboardInterrupt), Progress(stream=stream) as progress:
+        progress.start(100, "x")
+        progress.update(record(0))
+        progress.update(record(1))
+        raise KeyboardInterrupt
+    assert shown_rounds(stream.getvalue().splitlines()) == [0, 1]
+
+
+def test_a_terminal_has_a_live_line_and_keeps_the_last(record: Make, terminal: io.StringIO) -> None:
+    with Progress(cells=3, stream=terminal) as progress:
+        progress.start(4, "[b]x")
+        for k in range(5):
+            progress.update(record(k))
+    *live, last = terminal.getvalue().rstrip("\n").split("\n")
+    assert "\x1b[?25l" in live[0] and "━" in "".join(live)
+    assert last.endswith("s") and "[1/3] [b]x: round 4/4  loss 0.4" in last
+    assert terminal.getvalue().count("\x1b[?25h") == 1  # the cursor is given back
+
+
+def test_a_dumb_terminal_gets_plain_lines(
+    record: Make, terminal: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    with Progress(stream=terminal) as progress:
+        progress.start(1, "x")
+        progress.update(record(1))
+    assert "\x1b" not in terminal.getvalue() and "round 1/1" in terminal.getvalue()
+
+
+def test_no_color_has_no_colours(
+    record: Make, terminal: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    with Progress(stream=terminal) as progress:
+        progress.start(1, "x")
+        progress.update(record(1))
+    assert not any(f"\x1b[{code}" in terminal.getvalue() for code in ("31", "32", "33", "38", "9"))
+
+
+def test_update_before_start_is_refused(record: Make) -> None:
+    with pytest.raises(RuntimeError, match="update needs start first"):
+        Progress(stream=Pipe()).update(record(0))

@@ -1,0 +1,198 @@
+"""The report: valid, self-contained, escaped, and its charts show what the runs measured."""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simulations.output.axes import bytes_axis, linear_axis, log_axis, loss_axis, round_axis
+from simulations.output.charts import DARK, LIGHT, colour_indices, panels
+from simulations.output.report import summary, write_picture, write_report
+from simulations.output.runs import Run
+from simulations.output.tables import comparison_table
+
+Make = Callable[..., dict[str, Any]]
+VOID = {"meta", "br", "hr", "img", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Check that elements are closed in order; collect what the page holds."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: Counter[str] = Counter()
+        self.attributes: list[tuple[str, str, str]] = []
+        self.words: list[str] = []
+        self.feed(text)
+        self.close()
+        assert not self.open, f"never closed: {self.open}"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(tag, key, value or "") for key, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] += 1
+        self.attributes += [(tag, key, value or "") for key, value in attrs]
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+
+
+def report(runs: list[Run], folder: Path) -> tuple[str, Page]:
+    text = write_report(runs, folder / "report.html").read_text(encoding="utf-8")
+    return text, Page(text)
+
+
+def test_many_runs_have_four_charts_with_all_curves(tmp_path: Path, six_runs: list[Run]) -> None:
+    text, page = report(six_runs, tmp_path)
+    assert page.tags["figure"] == 4
+    assert page.tags["polyline"] == 4 * 6
+    assert page.tags["li"] == 6
+    for word in ("43.1x fewer", "diverged", "reference", "97.32 %", "378 MB"):
+        assert word in text
+    assert "python -m simulations compare digits" in text
+
+
+def test_the_page_needs_nothing_else(tmp_path: Path, six_runs: list[Run]) -> None:
+    text, page = report(six_runs, tmp_path)
+    assert "http://" not in text and "https://" not in text
+    assert not page.tags.keys() & {"script", "link", "img", "iframe", "object", "embed"}
+    assert not any(key in ("src", "href") or key[:2] == "on" for _, key, _ in page.attributes)
+    assert not re.search(r"url\(|@import", text)
+
+
+def test_settings_are_split_into_common_and_different(tmp_path: Path, six_runs: list[Run]) -> None:
+    text, _ = report(six_runs, tmp_path)
+    different = text.split("Settings that differ")[1].split("</section>")[0]
+    common = text.split("Settings in common")[1].split("</section>")[0]
+    assert "compressor" in different and "top_k(fraction=0.01)" in different
+    assert "optimizer" not in different and "heavy_ball(step_size=0.1, beta=0.1)" in common
+    assert "compressor" not in common
+
+
+def test_every_text_is_escaped(tmp_path: Path, six_runs: list[Run]) -> None:
+    evil = "<b>&\"'</script>"
+    first = replace(
+        six_runs[0],
+        name=evil,
+        settings={**six_runs[0].settings, evil: evil},
+        environment={"command": evil, evil: evil},
+    )
+    for runs in ([first], [first, six_runs[1]]):
+        text, page = report(runs, tmp_path)
+        assert not page.tags["b"] and "<b>" not in text and "</script>" not in text
+        assert "&lt;b&gt;" in text
+
+
+def test_one_run_has_its_name_as_title_and_no_ratio(tmp_path: Path, six_runs: list[Run]) -> None:
+    text, page = report(six_runs[1:2], tmp_path)
+    assert "<h1>top-k + error feedback</h1>" in text
+    assert "fewer" not in text and "reference" not in text
+    assert page.tags["figure"] == 4 and page.tags["li"] == 0
+
+
+def test_a_theory_problem_has_no_accuracy_and_a_log_axis(tmp_path: Path, theory_run: Run) -> None:
+    text, page = report([theory_run], tmp_path)
+    assert "accuracy" not in text.lower()
+    assert page.tags["figure"] == 2
+    assert all(panel.up.log for panel in panels([theory_run]))
+    # a straight line: halving is a constant step on a logarithmic axis
+    heights = [panels([theory_run])[1].up.place(0.5**k) or 0 for k in range(41)]
+    steps = [low - high for low, high in zip(heights, heights[1:], strict=False)]
+    assert max(steps) == pytest.approx(min(steps))
+
+
+def test_runs_without_numbers_still_have_a_report(tmp_path: Path, record: Make) -> None:
+    lost = record(1, train_loss=math.nan, test_loss=None, accuracy=math.nan)
+    text, _ = report([Run("empty"), Run("lost", {}, [lost])], tmp_path)
+    assert "No round was evaluated." in text and "diverged" in text
+    write_picture([Run("empty")], tmp_path / "empty.png")
+
+
+def test_no_coordinate_is_outside_or_not_a_number(tmp_path: Path, record: Make) -> None:
+    losses = [1.0, 1e308, math.inf, 0.0, -1.0, 5e-324, 1e-9]
+    records = [record(k, train_loss=loss) for k, loss in enumerate(losses)]
+    _, page = report([Run("wild", {}, records)], tmp_path)
+    lines = [value for tag, key, value in page.attributes if (tag, key) == ("polyline", "points")]
+    assert lines
+    numbers = [float(word) for line in lines for word in re.split("[ ,]", line)]
+    assert all(math.isfinite(value) for value in numbers)
+
+
+def test_long_runs_are_thinned_and_keep_their_end(tmp_path: Path, record: Make) -> None:
+    run = Run("long", {}, [record(k) for k in range(20_001)])
+    text, page = report([run], tmp_path)
+    points = [value for _, key, value in page.attributes if key == "points"]
+    assert len(text) < 100_000 and all(len(line.split()) <= 401 for line in points)
+    ends = {value for tag, key, value in page.attributes if (tag, key) == ("circle", "cx")}
+    assert all(line.split()[-1].split(",")[0] in ends for line in points)
+
+
+def test_the_reference_is_neutral_and_colours_do_not_repeat() -> None:
+    runs = [Run(str(i), {"compressor": "identity()" if i == 2 else "sign()"}) for i in range(6)]
+    assert colour_indices(runs) == [1, 2, 0, 3, 4, 5]
+    assert len(set(LIGHT)) == len(LIGHT) == len(set(DARK)) == len(DARK)
+
+
+def test_the_summary_names_the_cheapest_run_that_is_good_enough(six_runs: list[Run]) -> None:
+    text = summary(comparison_table(six_runs))
+    assert "“top-k + error feedback” sends the least: 43.1x fewer bytes" in text
+    assert "0.57 percentage points less accurate" in text
+    assert summary(comparison_table([six_runs[0], six_runs[5]])).endswith("with “none”.")
+
+
+def test_axes_by_hand() -> None:
+    assert [text for _, text in round_axis([0, 60]).ticks] == [
+        "0", "10", "20", "30", "40", "50", "60"
+    ]  # fmt: skip
+    assert [text for _, text in round_axis([0, 2]).ticks] == ["0", "1", "2"]
+    assert [text for _, text in round_axis([3]).ticks] == ["3", "4"]
+    assert [text for _, text in bytes_axis("", [900, 1.1e7]).ticks] == [
+        "1 kB", "10 kB", "100 kB", "1 MB", "10 MB"
+    ]  # fmt: skip
+    assert [text for _, text in log_axis("", [1e-12, 1]).ticks] == [
+        "10⁻¹²", "10⁻¹⁰", "10⁻⁸", "10⁻⁶", "10⁻⁴", "0.01", "1"
+    ]  # fmt: skip
+    assert linear_axis("", [0.2, 0.999], most=1.0).high == 1.0
+
+
+@pytest.mark.parametrize("values", [[5.0], [5.0, 5.0], [1e-9, 1e9], [0.3, 0.30001]])
+def test_every_axis_shows_its_values_and_has_ticks(values: list[float]) -> None:
+    for axis in (linear_axis("", values), log_axis("", values), bytes_axis("", values)):
+        places = [axis.place(value) for value in values]
+        assert all(place is not None and 0 <= place <= 1 for place in places)
+        assert axis.ticks and all(axis.low <= tick <= axis.high for tick, _ in axis.ticks)
+        assert len(axis.ticks) <= 12
+
+
+def test_a_diverging_run_does_not_flatten_the_others() -> None:
+    good, bad = [(0.0, 2.0), (9.0, 0.5)], [(0.0, 2.0), (9.0, 1e200)]
+    axis = loss_axis("", [good, bad], log=False)
+    assert axis.log and axis.high < 300
+    assert (axis.place(1e200) or 0) > 1
+
+
+def test_the_picture_is_a_png_of_the_promised_size(tmp_path: Path, six_runs: list[Run]) -> None:
+    named = [replace(six_runs[0], name="$x_1$ <b>"), *six_runs[1:]]
+    data = write_picture(named, tmp_path / "new" / "picture.png").read_bytes()
+    assert data[:8] == b"\x89PNG\r\n\x1a\n"
+    width, height = (int.from_bytes(data[i : i + 4], "big") for i in (16, 20))
+    assert (width, height) == (1000, 420)
+
+
+def test_no_runs_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least one run"):
+        write_report([], tmp_path / "report.html")

@@ -1,0 +1,139 @@
+"""Rows of runs: the numbers by hand, the words, and the two ways of printing."""
+
+import io
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from simulations.output.runs import Run
+from simulations.output.tables import (
+    comparison_table,
+    human_bytes,
+    human_ratio,
+    human_seconds,
+    print_table,
+    text_table,
+)
+
+Make = Callable[..., dict[str, Any]]
+
+
+def run_that_sent(record: Make, name: str, compressor: str, sent: int) -> Run:
+    records = [record(0), record(5, total_uplink_bytes=sent, lost=2, refused=1)]
+    return Run(name, {"compressor": compressor}, records, {"duration": 61.0})
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [
+        (0, "0 B"),
+        (999, "999 B"),
+        (1000, "1.00 kB"),
+        (1234, "1.23 kB"),
+        (9_994, "9.99 kB"),
+        (9_996, "10.0 kB"),
+        (99_960, "100 kB"),
+        (999_499, "999 kB"),
+        (999_600, "1.00 MB"),
+        (1_230_000, "1.23 MB"),
+        (43_100_000_000, "43.1 GB"),
+        (10**18, "1000 PB"),
+    ],
+)
+def test_bytes_have_three_digits_and_decimal_units(count: int, text: str) -> None:
+    assert human_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.04, "0.0 s"),
+        (9.94, "9.9 s"),
+        (9.96, "10 s"),
+        (59.6, "1 min 00 s"),
+        (185, "3 min 05 s"),
+        (7620, "2 h 07 min"),
+        (None, "-"),
+        (math.nan, "-"),
+    ],
+)
+def test_durations(seconds: float | None, text: str) -> None:
+    assert human_seconds(seconds) == text
+
+
+def test_ratios_by_hand_against_the_uncompressed_run_wherever_it_stands(record: Make) -> None:
+    rows = comparison_table(
+        [
+            run_that_sent(record, "a", "top_k(fraction=0.01)", 10_000),
+            run_that_sent(record, "b", "identity()", 431_000),
+            run_that_sent(record, "c", "half()", 862_000),
+            run_that_sent(record, "d", "sign()", 431_000),
+            run_that_sent(record, "e", "sign()", 0),
+        ]
+    )
+    assert [row.ratio for row in rows] == [43.1, 1.0, 0.5, 1.0, None]
+    assert [row.reference for row in rows] == [False, True, False, False, False]
+    words = ["43.1x fewer", "reference", "2.0x more", "the same", "-"]
+    assert [human_ratio(row) for row in rows] == words
+
+
+def test_without_an_uncompressed_run_the_first_is_the_reference(record: Make) -> None:
+    rows = comparison_table(
+        [run_that_sent(record, "a", "half()", 500), run_that_sent(record, "b", "sign()", 400)]
+    )
+    assert [row.reference for row in rows] == [True, False]
+    assert human_ratio(rows[1]) == "1.25x fewer"
+
+
+def test_a_row_by_hand(record: Make) -> None:
+    records = [
+        record(0, accuracy=0.1, train_loss=2.3),
+        record(1, accuracy=0.9, train_loss=0.5, lost=1),
+        record(2, accuracy=0.8, train_loss=0.6, refused=2, total_uplink_bytes=777),
+        record(3, accuracy=None, train_loss=None, total_uplink_bytes=888, seconds=9.0),
+    ]
+    (row,) = comparison_table([Run("r", {}, records)])
+    assert (row.accuracy, row.best_accuracy, row.loss) == (0.8, 0.9, 0.6)
+    assert (row.uplink_bytes, row.rounds, row.seconds, row.missing) == (888, 3, 9.0, 3)
+
+
+def test_a_run_that_diverged_does_not_show_its_last_good_loss(record: Make) -> None:
+    records = [record(0), record(1), record(2, train_loss=math.inf, accuracy=0.1)]
+    (row,) = comparison_table([Run("r", {}, records)])
+    assert row.loss is not None and math.isnan(row.loss)
+    headings, line = text_table([row])
+    assert line[headings.index("train loss")] == "diverged"
+
+
+def test_columns_that_say_nothing_are_left_out(theory_run: Run, six_runs: list[Run]) -> None:
+    assert text_table(comparison_table([theory_run]))[0] == [
+        "run", "train loss", "uplink", "rounds", "time"
+    ]  # fmt: skip
+    assert text_table(comparison_table(six_runs))[0] == [
+        "run", "accuracy", "best", "train loss", "uplink", "bytes sent", "missing", "rounds", "time"
+    ]  # fmt: skip
+
+
+def test_a_run_without_rounds_has_a_row() -> None:
+    assert text_table(comparison_table([Run("empty")]))[1] == ["empty", "-", "0 B", "0", "-"]
+
+
+def test_plain_tables_are_aligned_and_have_no_escape_codes(
+    six_runs: list[Run], pipe: io.StringIO
+) -> None:
+    print_table(comparison_table(six_runs), pipe)
+    lines = pipe.getvalue().splitlines()
+    assert len(lines) == 7 and len({len(line) for line in lines}) == 1
+    assert "\x1b" not in pipe.getvalue()
+    assert "43.1x fewer" in lines[2] and lines[2].startswith("top-k + error feedback")
+
+
+def test_a_terminal_gets_a_drawn_table_with_names_as_they_are(
+    record: Make, terminal: io.StringIO
+) -> None:
+    rows = comparison_table([run_that_sent(record, name, "", 9) for name in ("[red]x", "y")])
+    print_table(rows, terminal)
+    assert "\x1b[" in terminal.getvalue() and "┃" in terminal.getvalue()
+    assert "[red]x" in terminal.getvalue()
