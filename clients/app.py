@@ -95,9 +95,18 @@ def client_number(context: Context) -> tuple[int, bool]:
     return context.node_id, False
 
 
+def client_count(context: Context) -> int | None:
+    """Over how many clients the data is split: num-partitions of the node config, if it is there."""
+    count = context.node_config.get("num-partitions")
+    if count is not None and (type(count) is not int or count < 1):
+        raise ValueError(f"node config: num-partitions must be a whole number >= 1, not {count!r}")
+    return count
+
+
 def _hello(make_objective: MakeObjective, message: Message, context: Context) -> RecordDict:
     number, stable = client_number(context)
-    return _content(Hello.of(make_objective(context), number, stable).to_record())
+    partitions = client_count(context)
+    return _content(Hello.of(make_objective(context), number, stable, partitions).to_record())
 
 
 def _train(make_objective: MakeObjective, message: Message, context: Context) -> RecordDict:

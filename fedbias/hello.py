@@ -25,6 +25,8 @@ class Hello:
     dim, size : int
         Of its objective.
     capabilities : list of str
+    partitions : int or None
+        Over how many clients the data is split, as far as this one was told.
     fingerprint : str
         Of its random number generator, see :func:`fedbias.randomness.fingerprint`.
     """
@@ -34,13 +36,15 @@ class Hello:
     dim: int
     size: int
     capabilities: list[str]
+    partitions: int | None
     fingerprint: str
 
     @classmethod
-    def of(cls, objective: Objective, client: int, stable: bool) -> Hello:
+    def of(cls, objective: Objective, client: int, stable: bool, partitions: int | None) -> Hello:
         """Introduce an objective."""
         able = sorted(capabilities(objective))
-        return cls(client, stable, objective.dim, objective.size, able, fingerprint())
+        dim, size = objective.dim, objective.size
+        return cls(client, stable, dim, size, able, partitions, fingerprint())
 
     def to_record(self) -> Record:
         """The introduction as one header."""
@@ -51,7 +55,7 @@ class Hello:
         """Read an introduction (ProtocolError if it is not one)."""
         try:
             hello = cls(**json.loads(record["header"]))
-            counts = (hello.client, hello.dim, hello.size)
+            counts = (hello.client, hello.dim, hello.size, hello.partitions or 0)
             if all(type(n) is int and n >= 0 for n in counts) and type(hello.stable) is bool:
                 return hello
         except (KeyError, TypeError, ValueError):

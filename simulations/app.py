@@ -2,20 +2,43 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from clients import client_app as make_client_app
+from strategies import greet
 
 from .cell import finish
 from .output import Progress, RunFolder, absolute
-from .settings import make_settings
+from .settings import Settings, SettingsError, make_settings
 from .training import APP_KEYS, objective_of, train
 
+_LOG = logging.getLogger("flwr")
 client_app = make_client_app(objective_of)
 server_app = ServerApp()
+
+
+def _sized(settings: Settings, grid: Grid) -> Settings:
+    """The settings with as many clients as the federation has: its nodes know it, not the app."""
+    end = time.monotonic() + settings.patience
+    while time.monotonic() < end:
+        for hello in greet(grid, list(grid.get_node_ids())[:1], settings.patience).values():
+            if isinstance(hello, str):
+                raise SettingsError(f"a node cannot take part: {hello}")
+            if hello.partitions and hello.partitions != settings.clients:
+                _LOG.warning(
+                    "the federation has %s nodes, so clients = %s, not %s; for more in a "
+                    "simulation: --federation-config 'num-supernodes=%s'",
+                    *(hello.partitions, hello.partitions, settings.clients, settings.clients),
+                )
+            count = hello.partitions or settings.clients
+            return settings.model_copy(update={"clients": count})
+        time.sleep(0.2)
+    raise TimeoutError(f"no node came within {settings.patience:g} s")
 
 
 @server_app.main()
@@ -23,7 +46,7 @@ def main(grid: Grid, context: Context) -> None:
     """Train with the run config's settings and leave the run's folder behind."""
     values = dict(context.run_config)
     name, runs = (str(values.pop(key, "")) for key in APP_KEYS)
-    settings = make_settings(values, "run config")
+    settings = _sized(make_settings(values, "run config"), grid)
     # A Flower daemon has another working directory than the user: relative paths mean nothing.
     root = absolute(Path(runs).expanduser()) if runs else Path.home() / "fedbias-runs"
     folder = RunFolder(root / (name or "flower"))

@@ -14,7 +14,7 @@ from flwr.serverapp import Grid
 
 import fedbias as fb
 from clients import client_app
-from clients.app import client_number
+from clients.app import client_count, client_number
 from fedbias.randomness import lost
 from fedbias.stopping import Until
 from strategies import Checkpoint, FedBias, RoundRecord, load_checkpoint, save_checkpoint
@@ -36,6 +36,9 @@ def objective_of(context: Context, settings: Settings | None = None) -> fb.Objec
         {key: value for key, value in context.run_config.items() if key not in APP_KEYS},
         "run config",
     )
+    told = client_count(context) or chosen.clients  # the federation knows its own size
+    if told != chosen.clients:
+        chosen = chosen.model_copy(update={"clients": told})
     objective = make_task(chosen).objective(client_number(context)[0])
     if "torch" in sys.modules and not chosen.cohort:
         sys.modules["torch"].set_num_threads(1)  # the same sums in the same order on every engine

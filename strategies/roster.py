@@ -33,7 +33,7 @@ class Roster:
 
     def wait(self, grid: Grid, count: int, patience: float) -> None:
         """Enrol until ``count`` clients are there (TimeoutError after ``patience`` seconds)."""
-        end, pause = time.monotonic() + patience, 0.05
+        end, told, pause = time.monotonic() + patience, time.monotonic() + 5, 0.05
         self.enrol(grid, patience)
         while len(self.nodes) < count:
             if time.monotonic() >= end:
@@ -41,6 +41,9 @@ class Roster:
                     f"{len(self.nodes)} of {count} clients came within {patience:g} s; "
                     "start more nodes, or ask for fewer clients"
                 )
+            if time.monotonic() >= told:
+                told = time.monotonic() + 10
+                _LOG.warning("waiting: %s of %s clients are there", len(self.nodes), count)
             time.sleep(pause)
             pause = min(1.0, pause * 1.5)
             self.enrol(grid, max(0.0, end - time.monotonic()))
@@ -50,27 +53,13 @@ class Roster:
         online = set(grid.get_node_ids())
         self._known = {node: hello for node, hello in self._known.items() if node in online}
         self.nodes = {client: node for client, node in self.nodes.items() if node in online}
-        self._hear(self._ask(grid, sorted(online - set(self._known)), patience))
+        self._hear(greet(grid, sorted(online - set(self._known)), patience))
         self._admit()
 
     def client(self, node: int) -> int | None:
         """The client behind a node."""
         hello = self._known.get(node)
         return None if hello is None else hello.client
-
-    def _ask(self, grid: Grid, nodes: Iterable[int], patience: float) -> dict[int, Hello | str]:
-        questions = [Message(_question(), node, "query.hello") for node in nodes]
-        answers: dict[int, Hello | str] = {}
-        for reply in exchange(grid, questions, patience) if questions else ():
-            node = reply.metadata.src_node_id
-            if reply.has_error():
-                answers[node] = str(reply.error.reason)
-                continue
-            try:
-                answers[node] = Hello.from_record(reply.content.config_records["fedbias"])
-            except (KeyError, ValueError) as reason:
-                answers[node] = str(reason)
-        return answers
 
     def _hear(self, answers: dict[int, Hello | str]) -> None:
         for node, answer in sorted(answers.items()):
@@ -111,5 +100,18 @@ class Roster:
         return None
 
 
-def _question() -> RecordDict:
-    return RecordDict({"fedbias": ConfigRecord()})
+def greet(grid: Grid, nodes: Iterable[int], patience: float) -> dict[int, Hello | str]:
+    """Ask nodes who they are: their introductions, or why there is none; nothing if none came."""
+    content = RecordDict({"fedbias": ConfigRecord()})
+    questions = [Message(content, node, "query.hello") for node in nodes]
+    answers: dict[int, Hello | str] = {}
+    for reply in exchange(grid, questions, patience) if questions else ():
+        node = reply.metadata.src_node_id
+        if reply.has_error():
+            answers[node] = str(reply.error.reason)
+            continue
+        try:
+            answers[node] = Hello.from_record(reply.content.config_records["fedbias"])
+        except (KeyError, ValueError) as reason:
+            answers[node] = str(reason)
+    return answers
