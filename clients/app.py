@@ -96,7 +96,7 @@ def client_number(context: Context) -> tuple[int, bool]:
 
 
 def client_count(context: Context) -> int | None:
-    """Over how many clients the data is split: num-partitions of the node config, if it is there."""
+    """Over how many clients the data is split: the node config's num-partitions, if any."""
     count = context.node_config.get("num-partitions")
     if count is not None and (type(count) is not int or count < 1):
         raise ValueError(f"node config: num-partitions must be a whole number >= 1, not {count!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any, cast
 
 from fedbias.compressors import identity
@@ -87,9 +88,8 @@ def prefetched(objectives: Sequence[Objective], plan: Plan) -> list[Objective]:
     same objectives, each knowing that answer; or unchanged where there is none. The cohort's
     gradients agree with those client by client up to its own rounding.
     """
-    make = getattr(type(objectives[0]), "cohort", None)
     full = plan.batch_size is None and "gradient" in plan.estimator.needs and plan.buffers is None
-    cohort = make(objectives) if make and full else None
+    cohort = _cohort(tuple(objectives)) if full else None
     if cohort is None:
         return list(objectives)
     losses, gradients = cohort.losses_and_gradients(plan.point)
@@ -97,3 +97,9 @@ def prefetched(objectives: Sequence[Objective], plan: Plan) -> list[Objective]:
         cast(Objective, _Prefetched(objective, plan.point, float(loss), gradient))
         for objective, loss, gradient in zip(objectives, losses, gradients, strict=True)
     ]
+
+
+@lru_cache(maxsize=1)  # the same clients come again in the next round, and stacking copies data
+def _cohort(objectives: tuple[Objective, ...]) -> Any:
+    make = getattr(type(objectives[0]), "cohort", None)
+    return make(objectives) if make else None

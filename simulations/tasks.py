@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from clients import TorchObjective
 
 Arrays = dict[str, Vector]
+_TEST = -1  # stands where a client's number would
 
 
 @runtime_checkable
@@ -80,6 +81,7 @@ class TorchTask:
     ) -> None:
         self._model, self._loss, self._shards, self._test = model, loss, shards, test
         self._micro_batch, self._device = micro_batch, device
+        self._objectives: dict[int, TorchObjective] = {}
         # Read before any objective loads another point into the module.
         self._weights = {k: _copy(v) for k, v in model.named_parameters()}
         self._extra = {k: _copy(v) for k, v in model.named_buffers() if v.is_floating_point()}
@@ -101,13 +103,17 @@ class TorchTask:
         """The module on one client's shard."""
         if not 0 <= client < self.clients:
             raise ValueError(f"there is data for clients 0 … {self.clients - 1}, not for {client}")
-        return self._on(self._shards[client])
+        if client not in self._objectives:
+            self._objectives[client] = self._on(self._shards[client])
+        return self._objectives[client]
 
     def evaluate(self, arrays: Mapping[str, Vector]) -> dict[str, float]:
         """Loss and accuracy on the test data."""
         if self._test is None:
             return {}
-        tested = self._on(self._test)
+        if _TEST not in self._objectives:
+            self._objectives[_TEST] = self._on(self._test)
+        tested = self._objectives[_TEST]
         if buffers := [arrays[name] for name in self._extra]:
             tested.buffers = flatten(buffers)
         return tested.metrics(flatten([arrays[name] for name in self._weights]))

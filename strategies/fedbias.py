@@ -15,7 +15,7 @@ from flwr.serverapp.strategy import Result, Strategy
 import fedbias as fb
 from fedbias import checks
 from fedbias.randomness import sample_clients
-from fedbias.rounds import Report, dense
+from fedbias.rounds import dense
 from fedbias.server import Algorithm, ServerState, apply, plan_for
 from fedbias.stopping import Until
 
@@ -24,10 +24,10 @@ from .checkpoint import Checkpoint
 from .evaluation import mean_metrics
 from .exchange import exchange
 from .records import RoundRecord, Tally
+from .replies import collect
 from .roster import Roster
 
 _LOG = logging.getLogger("flwr")
-_NEVER_CAME = (3, 4, 5)  # Flower's codes: message, reply or node unavailable
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 OnRound = Callable[[RoundRecord, Checkpoint], None]
 
@@ -199,21 +199,14 @@ class FedBias(Strategy):
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Apply the valid reports; what is refused is logged with the client and the reason."""
         state = self._running()
-        reports, refused = [], {}
-        for reply in replies:
-            if reply.has_error() and reply.error.code in _NEVER_CAME:
-                continue
-            client = self._roster.client(reply.metadata.src_node_id)
-            try:
-                reports.append(self._report(reply, client))
-            except ValueError as reason:
-                refused[-1 if client is None else client] = str(reason)
-        self.state, outcome = apply(self.algorithm, state, reports)
-        refused |= outcome.refused
+        came = collect(replies, self._roster)
+        self.state, outcome = apply(self.algorithm, state, came.reports)
+        refused = came.refused | dict(outcome.refused)
         for client, why in sorted(refused.items()):
             _LOG.warning("round %s: refused the reply of client %s: %s", server_round, client, why)
         for client in outcome.forgotten:
             _LOG.warning("round %s: client %s had lost its memory", server_round, client)
+        self._tally.header_bytes = came.header_bytes
         self._tally.outcome = replace(outcome, refused=refused)
         if not outcome.applied:
             return None, None
@@ -255,18 +248,6 @@ class FedBias(Strategy):
         if self.state is None:
             raise RuntimeError("call start(): the strategy has no model yet")
         return self.state
-
-    def _report(self, reply: Message, client: int | None) -> Report:
-        if reply.has_error():
-            raise ValueError(reply.error.reason or f"error {reply.error.code}")
-        record = reply.content.config_records.get("fedbias")
-        if record is None:
-            raise ValueError("the reply has no record 'fedbias'")
-        report = Report.from_record(record)
-        if report.client != client:
-            raise ValueError(f"it speaks for client {report.client}")
-        self._tally.header_bytes += len(str(record["header"]))
-        return report
 
     def _train(self, number: int, grid: Grid, timeout: float, result: Result) -> None:
         messages = list(self.configure_train(number, result.arrays, ConfigRecord(), grid))

@@ -11,7 +11,7 @@ from fedbias.objectives import Batch, Objective
 from fedbias.vectors import Vector
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Squares:
     """f(x) = 1/(2n)·‖Ax − b‖² + (ridge/2)·‖x‖², the rows of A being the examples.
 
@@ -88,7 +88,7 @@ class SquaresCohort:
         return losses + penalty(point, self.ridge), gradients + self.ridge * point
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class LogisticLoss:
     """f(x) = mean_i log(1 + exp(−y_i⟨a_i, x⟩)) + (ridge/2)·‖x‖², y_i ∈ {−1, +1}.
 
