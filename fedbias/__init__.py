@@ -28,6 +28,7 @@ from fedbias.estimators import (
     normalised,
 )
 from fedbias.feedback import Feedback, error_feedback, no_feedback
+from fedbias.headers import ProtocolError
 from fedbias.loop import History, run
 from fedbias.notation import parse
 from fedbias.objectives import MissingCapability, Objective
@@ -44,7 +45,7 @@ from fedbias.optimizers import (
 from fedbias.packets import Packet, PacketError, decode
 from fedbias.problems import LeastSquares, Logistic
 from fedbias.randomness import direction, lost, sample_clients
-from fedbias.rounds import Plan, ProtocolError, Report
+from fedbias.rounds import Plan, Report
 from fedbias.stopping import until
 
 __version__ = "0.1.0"

@@ -36,11 +36,14 @@ def real(
         Names the field, the value and the allowed range.
     """
     allowed = _interval("a number", above, least, below, most)
-    fits = isinstance(value, Real) and not isinstance(value, bool) and not math.isnan(value)
+    fits = isinstance(value, Real) and not isinstance(value, bool) and value == value
     if fits:
-        number = float(value)  # type: ignore[arg-type]
+        try:
+            number = float(value)  # type: ignore[arg-type]
+        except OverflowError:  # a whole number beyond every float
+            number = math.nan
         fits = (
-            (infinite or math.isfinite(number))
+            (math.isfinite(number) or (infinite and math.isinf(number)))
             and (above is None or number > above)
             and (least is None or number >= least)
             and (below is None or number < below)

@@ -48,7 +48,7 @@ def respond(objective: Objective, plan: Plan, ledger: Ledger) -> tuple[Report, L
     turn = Turn(plan.seed, plan.round, plan.client, plan.batch_size, dict(ledger.memory))
     holder = cast(Any, objective)
     if plan.buffers is not None:
-        holder.buffers = plan.buffers
+        holder.buffers = plan.buffers.copy()  # the objective may change them in place
     estimate = plan.estimator.estimate(objective, plan.point, turn)
     packet = plan.feedback.encode(estimate.vector, plan.compressor, turn)
     report = Report(

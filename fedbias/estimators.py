@@ -6,7 +6,6 @@ objective (:mod:`fedbias.objectives`); ``inner`` is the estimator it transforms.
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
@@ -17,7 +16,7 @@ from fedbias import checks
 from fedbias.notation import setting
 from fedbias.objectives import Objective, loss_and_gradient
 from fedbias.turn import Turn
-from fedbias.vectors import Vector
+from fedbias.vectors import Vector, norm
 
 _MOMENTUM = "local_steps.momentum"
 
@@ -134,8 +133,8 @@ class Normalised(_Wrapped):
 
     def estimate(self, objective: Objective, point: Vector, turn: Turn) -> Estimate:
         inner = self.inner.estimate(objective, point, turn)
-        norm = math.sqrt(float(inner.vector @ inner.vector))
-        return Estimate(inner.vector / norm if norm > 0 else inner.vector, inner.loss)
+        length = norm(inner.vector)
+        return Estimate(inner.vector / length if length > 0 else inner.vector, inner.loss)
 
 
 @setting("meta")
@@ -198,8 +197,8 @@ class LocalSteps(_Wrapped):
 
 def clip(vector: Vector, radius: float) -> Vector:
     """min(1, τ/‖v‖)·v."""
-    norm = math.sqrt(float(vector @ vector))
-    return vector if norm <= radius else vector * (radius / norm)
+    length = norm(vector)
+    return vector if length <= radius else vector * (radius / length)
 
 
 exact, minibatch, clipped, normalised = Exact, Minibatch, Clipped, Normalised

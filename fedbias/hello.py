@@ -7,9 +7,20 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from fedbias.headers import Check, flag, read_header, text, texts, whole
 from fedbias.objectives import Objective, capabilities
 from fedbias.randomness import fingerprint
-from fedbias.rounds import ProtocolError, Record
+from fedbias.rounds import Record
+
+_HELLO: dict[str, Check] = {
+    "client": whole(),
+    "stable": flag,
+    "dim": whole(1),
+    "size": whole(),
+    "capabilities": texts,
+    "partitions": whole(1, optional=True),
+    "fingerprint": text,
+}
 
 
 @dataclass(frozen=True)
@@ -53,11 +64,4 @@ class Hello:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Hello:
         """Read an introduction (ProtocolError if it is not one)."""
-        try:
-            hello = cls(**json.loads(record["header"]))
-            counts = (hello.client, hello.dim, hello.size, hello.partitions or 0)
-            if all(type(n) is int and n >= 0 for n in counts) and type(hello.stable) is bool:
-                return hello
-        except (KeyError, TypeError, ValueError):
-            pass
-        raise ProtocolError("the client did not introduce itself as fedbias clients do")
+        return cls(**read_header(record, _HELLO))

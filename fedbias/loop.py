@@ -10,6 +10,7 @@ import numpy as np
 from fedbias import checks
 from fedbias.client import respond
 from fedbias.compressors import Compressor, identity
+from fedbias.compressors.base import check_vector
 from fedbias.estimators import Estimator, exact
 from fedbias.feedback import Feedback, no_feedback
 from fedbias.ledger import NEVER, Ledger, settle
@@ -110,17 +111,24 @@ def run(
     """
     checks.choice("run", "keep", keep, ("all", "last"))
     checks.whole("run", "rounds", rounds, least=0)
+    if not objectives:
+        raise ValueError("run: objectives must hold at least one client")
+    check_vector(start)
+    if start.size != objectives[0].dim:
+        raise ValueError(f"run: start must have dim {objectives[0].dim}, not {start.size}")
     algorithm = Algorithm(
         optimizer, estimator, compressor, feedback, batch_size, weights, seed=seed
     )
     share = [1.0 if weights == "uniform" else float(objective.size) for objective in objectives]
     state = ServerState(start, buffers=getattr(objectives[0], "buffers", None))
-    ledgers = [Ledger() for _ in objectives]
+    ledgers, everyone = [Ledger() for _ in objectives], range(len(objectives))
     points, losses = [start], [mean_loss(objectives, start, share)]
     outcomes: list[Outcome] = []
     stopped = None
     while state.round < rounds and stopped is None:
-        asked = range(len(objectives)) if participation is None else participation(state.round)
+        asked = everyone if participation is None else sorted(set(participation(state.round)))
+        if not set(asked) <= set(everyone):
+            raise ValueError(f"run: participation names clients beyond {everyone}: {asked}")
         missing = set(lost(state.round)) if lost else set()
         reports = []
         for client in asked:

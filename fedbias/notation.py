@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import MISSING, dataclass, fields
 from typing import Any, TypeVar, dataclass_transform
 
+import numpy as np
+
 T = TypeVar("T")
 _REGISTRY: dict[str, type[Any]] = {}
 
@@ -22,6 +24,18 @@ def setting(name: str) -> Callable[[type[T]], type[T]]:
     """Make a class a frozen dataclass of settings that is spelled ``name(field=value, …)``."""
 
     def register(cls: type[T]) -> type[T]:
+        check = getattr(cls, "__post_init__", None)
+
+        def settle(self: Any) -> None:
+            # A numpy number would be spelled differently, and turn float32 vectors into float64.
+            for field in fields(self):
+                value = getattr(self, field.name)
+                if isinstance(value, np.generic):
+                    object.__setattr__(self, field.name, value.item())
+            if check:
+                check(self)
+
+        cls.__post_init__ = settle  # type: ignore[attr-defined]
         made = dataclass(frozen=True, repr=False)(cls)
         made.__repr__ = spell  # type: ignore[method-assign]
         made.name = name  # type: ignore[attr-defined]
@@ -67,9 +81,9 @@ def parse(text: object, kind: type[T]) -> T:
         raise ValueError(f"a setting is written as text such as 'identity()', not {text!r}")
     try:
         tree = ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, MemoryError, RecursionError):
-        raise ValueError(f"{text!r} is not written like 'name(field=value)'") from None
-    value = _build(ast.Call(tree, [], []) if isinstance(tree, ast.Name) else tree, text)
+        value = _build(ast.Call(tree, [], []) if isinstance(tree, ast.Name) else tree, text)
+    except (SyntaxError, MemoryError, RecursionError):
+        raise ValueError(f"{text[:80]!r} is not written like 'name(field=value)'") from None
     if not isinstance(value, kind):
         raise ValueError(f"{text!r} does not fit here; allowed: {', '.join(names(kind))}")
     return value

@@ -175,14 +175,16 @@ def decode(packet: Packet, radius: float | None = None, *, dim: int | None = Non
     Raises
     ------
     PacketError
-        If dim differs, a needed radius is missing or one that has no use is given, or the
-        payload is impossible (an index beyond dim). Finite entries are NOT guaranteed.
+        If dim differs, a needed radius is missing, one is given beside the packet's own scale, or
+        the payload is impossible (an index beyond dim). Finite entries are NOT guaranteed.
     """
     codec = _BY_NAME[packet.codec]
     if dim is not None and packet.dim != dim:
         raise PacketError(f"expected a vector of dim {dim}, the packet has {packet.dim}")
     if codec.scaled and packet.scale is None and radius is None:
         raise PacketError(f"this {codec.name} packet was encoded for a preset radius: pass it")
+    if packet.scale is not None and radius is not None:
+        raise PacketError(f"this {codec.name} packet carries its own scale: pass no radius")
     scale = packet.scale if packet.scale is not None else radius
     return codec.decode(packet, 1.0 if scale is None else scale)
 

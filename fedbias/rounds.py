@@ -16,6 +16,7 @@ from typing import Any
 from fedbias.compressors import Compressor, identity
 from fedbias.estimators import Estimator
 from fedbias.feedback import Feedback
+from fedbias.headers import Check, ProtocolError, flag, read_header, real, text, whole
 from fedbias.ledger import NEVER
 from fedbias.notation import parse
 from fedbias.packets import Packet, PacketError, decode
@@ -24,8 +25,24 @@ from fedbias.vectors import Vector
 Record = dict[str, Any]  # str → str or bytes
 
 
-class ProtocolError(ValueError):
-    """A record that is not a Plan or a Report; the message says why."""
+_PLAN: dict[str, Check] = {
+    "round": whole(),
+    "seed": whole(),
+    "client": whole(),
+    "acknowledged": whole(NEVER),
+    "estimator": text,
+    "batch_size": whole(1, optional=True),
+    "compressor": text,
+    "feedback": text,
+}
+_REPORT: dict[str, Check] = {
+    "round": whole(),
+    "client": whole(),
+    "examples": whole(),
+    "loss": real,
+    "computed": whole(),
+    "lost_memory": flag,
+}
 
 
 @dataclass(frozen=True)
@@ -79,22 +96,18 @@ class Plan:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Plan:
         """Read a plan (ProtocolError or PacketError if it is not one)."""
-        header = _header(record, {"round", "seed", "client", "acknowledged"})
+        header = read_header(record, _PLAN)
         try:
-            return cls(
-                round=header["round"],
-                seed=header["seed"],
-                client=header["client"],
-                acknowledged=header["acknowledged"],
-                estimator=parse(header["estimator"], Estimator),  # type: ignore[type-abstract]
-                batch_size=header["batch_size"],
-                compressor=parse(header["compressor"], Compressor),  # type: ignore[type-abstract]
-                feedback=parse(header["feedback"], Feedback),  # type: ignore[type-abstract]
-                point=decode(_packet(record, "point")),
-                buffers=decode(_packet(record, "buffers")) if "buffers" in record else None,
-            )
-        except KeyError as missing:
-            raise ProtocolError(f"a plan has no {missing}") from None
+            spelled = {
+                "estimator": parse(header["estimator"], Estimator),  # type: ignore[type-abstract]
+                "compressor": parse(header["compressor"], Compressor),  # type: ignore[type-abstract]
+                "feedback": parse(header["feedback"], Feedback),  # type: ignore[type-abstract]
+            }
+        except ValueError as reason:
+            raise ProtocolError(str(reason)) from None
+        buffers = decode(_packet(record, "buffers")) if "buffers" in record else None
+        point = decode(_packet(record, "point"))
+        return cls(**{**header, **spelled}, point=point, buffers=buffers)
 
 
 @dataclass(frozen=True)
@@ -149,39 +162,15 @@ class Report:
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Report:
         """Read a report (ProtocolError or PacketError if it is not one)."""
-        header = _header(record, {"round", "client", "examples", "computed"})
-        loss, lost = header.get("loss"), header.get("lost_memory")
-        if not isinstance(loss, (int, float)) or not isinstance(lost, bool):
-            raise ProtocolError(f"a report needs a loss and lost_memory, not {loss!r}, {lost!r}")
-        return cls(
-            round=header["round"],
-            client=header["client"],
-            packet=_packet(record, "packet"),
-            examples=header["examples"],
-            loss=float(loss),
-            computed=header["computed"],
-            lost_memory=lost,
-            buffers=_packet(record, "buffers") if "buffers" in record else None,
-        )
+        header = read_header(record, _REPORT)
+        header["loss"] = float(header["loss"])
+        buffers = _packet(record, "buffers") if "buffers" in record else None
+        return cls(**header, packet=_packet(record, "packet"), buffers=buffers)
 
 
 def dense(vector: Vector) -> bytes:
     """A vector as an uncompressed packet's bytes."""
     return bytes(identity().encode(vector))
-
-
-def _header(record: Mapping[str, Any], whole: set[str]) -> dict[str, Any]:
-    try:
-        header = json.loads(record["header"])
-    except (KeyError, TypeError, ValueError, RecursionError):
-        raise ProtocolError("the record has no JSON header") from None
-    if not isinstance(header, dict):
-        raise ProtocolError("the header is not a JSON object")
-    for name in sorted(whole):
-        value = header.get(name)
-        if type(value) is not int or value < NEVER:
-            raise ProtocolError(f"the header's {name} must be a whole number, not {value!r}")
-    return header
 
 
 def _packet(record: Mapping[str, Any], name: str) -> Packet:

@@ -11,11 +11,12 @@ from fedbias import checks
 from fedbias.compressors import Compressor, identity
 from fedbias.estimators import Estimator, exact
 from fedbias.feedback import Feedback, no_feedback
+from fedbias.headers import LARGEST
 from fedbias.ledger import NEVER
 from fedbias.optimizers import Optimizer, State
 from fedbias.packets import PacketError, decode
 from fedbias.rounds import Plan, Report
-from fedbias.vectors import Vector
+from fedbias.vectors import Vector, norm
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,7 @@ def apply(
         applied=tuple(applied),
         forgotten=tuple(client for client, report in applied.items() if report.lost_memory),
         loss=loss / mass,
-        gradient_norm=float(np.sqrt(mean @ mean)),
+        gradient_norm=norm(mean),
         computed=sum(report.computed for report in applied.values()),
     )
 
@@ -203,7 +204,7 @@ def _opened(
         raise ValueError(f"client {report.client} reported twice in round {state.round}")
     if report.round != state.round:
         raise ValueError(f"the report is of round {report.round}, not {state.round}")
-    if report.examples < 1 or not np.isfinite(report.loss):
+    if not 1 <= report.examples <= LARGEST or not np.isfinite(report.loss):
         raise ValueError(f"{report.examples} examples with a loss of {report.loss}")
     vector = decode(report.packet, dim=state.point.size)
     if vector.dtype != state.point.dtype:

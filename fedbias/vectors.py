@@ -36,6 +36,15 @@ class Layout:
         return sum(prod(shape) for _, shape in self.shapes)
 
 
+def norm(vector: Vector) -> float:
+    """‖v‖, also where ‖v‖² is beyond the dtype; summed in double precision."""
+    largest = float(np.abs(vector).max())
+    if not 0 < largest < np.inf:
+        return largest
+    unit = vector / vector.dtype.type(largest)
+    return largest * float(np.sqrt(np.sum(np.square(unit, dtype=np.float64))))
+
+
 def flatten(arrays: Iterable[NDArray[Any]]) -> Vector:
     """Concatenate arrays of one dtype, row-major, into a new flat vector.
 

@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,22 +19,32 @@ def parser() -> argparse.ArgumentParser:
     """The command line; every setting is an option."""
     from .cell import ENGINES
 
-    main = argparse.ArgumentParser(prog="python -m simulations", description=__doc__)
+    main = argparse.ArgumentParser(
+        prog="python -m simulations",
+        description="Train with biased gradients, and see what compression costs.",
+        epilog="`python -m simulations VERB --help` lists the options of a verb.",
+    )
     verbs = main.add_subparsers(dest="verb", required=True, metavar="VERB")
-    run = verbs.add_parser("run", help="one run from a preset and options")
-    run.add_argument("preset", nargs="?", default="digits", help="a name or a file [digits]")
-    compare = verbs.add_parser("compare", help="several runs side by side")
+    run = _add_verb(verbs, "run", "one run from a preset and options", "[PRESET]")
+    run.add_argument("preset", nargs="?", default="digits", metavar="PRESET", help=_names(PRESETS))
+    compare = _add_verb(verbs, "compare", "several runs side by side", "[COMPARISON]")
     compare.add_argument(
-        "comparison", nargs="?", default="digits", help="a name or a file [digits]"
+        "comparison", nargs="?", default="digits", metavar="COMPARISON", help=_names(COMPARISONS)
     )
     for verb in (run, compare):
         verb.add_argument("--engine", choices=ENGINES, default="inline", help="where clients run")
         verb.add_argument("--name", help="folder below --runs [the preset's name]")
         verb.add_argument("--runs", default="runs", help="where run folders are kept [runs]")
         verb.add_argument("--resume", action="store_true", help="go on where it was interrupted")
-        _add_settings(verb.add_argument_group("settings, over those of the file"))
-    report = verbs.add_parser("report", help="one report over finished or running runs")
-    report.add_argument("folders", nargs="+", type=Path, help="run folders")
+        _add_settings(
+            verb.add_argument_group(
+                "settings", "They win over the file's. In brackets: what holds if neither says it."
+            )
+        )
+    compare.add_argument("--seeds", type=int, default=1, help="runs per cell, averaged [1]")
+    compare.add_argument("--save", type=Path, help="also keep table, picture and JSON as SAVE.*")
+    report = _add_verb(verbs, "report", "one report over finished or running runs", "FOLDER…")
+    report.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of a run")
     report.add_argument("--output", type=Path, default=Path("report.html"), help="[report.html]")
     report.add_argument("--picture", type=Path, help="also a PNG")
     return main
@@ -81,16 +92,27 @@ def _run(options: argparse.Namespace, given: Sequence[str]) -> None:
 
 def _compare(options: argparse.Namespace, given: Sequence[str]) -> None:
     from .comparison import compare, read_cells
-    from .output import comparison_table, print_table
+    from .output import comparison_table, describe_environment, print_table, save_result
+    from .settings import SettingsError
 
-    path = _file(options.comparison, COMPARISONS)
+    if options.seeds < 1:
+        raise SettingsError(f"--seeds must be at least 1, not {options.seeds}")
+    path, began = _file(options.comparison, COMPARISONS), time.monotonic()
     cells = read_cells(path, _overrides(options))
-    folder = Path(options.runs) / (options.name or f"compare-{path.stem}")
     runs, report = compare(
-        cells, folder, engine=options.engine, arguments=given, resume=options.resume
+        cells,
+        Path(options.runs) / (options.name or f"compare-{path.stem}"),
+        seeds=options.seeds,
+        engine=options.engine,
+        arguments=given,
+        resume=options.resume,
     )
     print_table(comparison_table(runs))
     print(f"report: {report}")
+    if options.save:
+        environment = describe_environment(given, time.monotonic() - began)
+        for kept in save_result(runs, options.save, environment):
+            print(f"saved: {kept}")
 
 
 def _report(options: argparse.Namespace, given: Sequence[str]) -> None:
@@ -109,20 +131,32 @@ def _file(given: str, folder: Path) -> Path:
     for path in (Path(given), folder / f"{given}.toml"):
         if path.is_file():
             return path.resolve()
+    known = _names(folder).removesuffix(" [digits]")
+    raise SettingsError(f"there is no {folder.name[:-1]} {given!r}; known: {known}")
+
+
+def _add_verb(verbs: Any, name: str, words: str, place: str) -> Any:
+    usage = f"python -m simulations {name} [options] {place}"
+    return verbs.add_parser(name, usage=usage, help=words, description=words.capitalize() + ".")
+
+
+def _names(folder: Path) -> str:
     known = ", ".join(sorted(path.stem for path in folder.glob("*.toml")))
-    raise SettingsError(f"there is no {folder.name[:-1]} {given!r}; known: {known}, or a file")
+    return f"{known}, or a file [digits]"
 
 
 def _add_settings(group: Any) -> None:
-    from .settings import Settings, parser_type
+    from .settings import SPELLED, Settings, parser_type, signatures
 
     for name, field in Settings.model_fields.items():
+        spelled = f": {', '.join(signatures(name).values())}" if name in SPELLED else ""
+        default = str(field.default).lower() if field.annotation is bool else field.default
         group.add_argument(
             f"--{name.replace('_', '-')}",
             dest=f"setting_{name}",
             type=parser_type(name),
             metavar="X",
-            help=f"{field.description} [{field.default}]".replace("%", "%%"),
+            help=f"{field.description}{spelled} [{default}]".replace("%", "%%"),
         )
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .cell import run_cell
-from .output import Progress, Run, absolute, write_report
+from .output import Progress, Run, absolute, mean_run, write_report
 from .settings import Settings, SettingsError, make_settings, read_preset
 
 
@@ -43,32 +43,41 @@ def compare(
     cells: Mapping[str, Settings],
     folder: Path,
     *,
+    seeds: int = 1,
     engine: str = "inline",
     arguments: Sequence[str] = (),
     resume: bool = False,
 ) -> tuple[list[Run], Path]:
     """Run every cell into a folder of its own below ``folder``; one report over all of them.
 
+    Parameters
+    ----------
+    seeds : int
+        Runs per cell, from the cell's own seed upwards; the results are their means.
+
     Returns
     -------
     runs : list of Run
-        Named as in the comparison file.
+        One per cell, named as in the comparison file.
     report : Path
     """
-    runs = []
-    with Progress(cells=len(cells)) as progress:
+    means = []
+    with Progress(cells=len(cells) * seeds) as progress:
         for name, settings in cells.items():
-            run = run_cell(
-                settings,
-                folder / slug(name),
-                title=name,
-                engine=engine,
-                progress=progress,
-                arguments=arguments,
-                resume=resume,
-            )
-            runs.append(replace(run, name=name))
-    return runs, write_report(runs, absolute(folder) / "report.html", folder.name)
+            runs = [
+                run_cell(
+                    settings.model_copy(update={"seed": seed}),
+                    folder / slug(name) / (f"seed-{seed}" if seeds > 1 else ""),
+                    title=f"{name}, seed {seed}" if seeds > 1 else name,
+                    engine=engine,
+                    progress=progress,
+                    arguments=arguments,
+                    resume=resume,
+                )
+                for seed in range(settings.seed, settings.seed + seeds)
+            ]
+            means.append(replace(mean_run(runs), name=name))
+    return means, write_report(means, absolute(folder) / "report.html", folder.name)
 
 
 def slug(name: str) -> str:

@@ -7,15 +7,24 @@ notation, ``compressor = "top_k(fraction=0.02)"``, the same as in Python.
 from __future__ import annotations
 
 import difflib
+import re
 import tomllib
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, Self, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 import fedbias as fb
-from fedbias.notation import names, parse
+from fedbias.notation import parse
 from fedbias.server import Algorithm
 from fedbias.stopping import Until
 
@@ -23,7 +32,7 @@ from .data import Partition
 from .models import Model
 
 T = TypeVar("T")
-_KINDS: dict[str, type[Any]] = {
+SPELLED: dict[str, type[Any]] = {
     "model": Model,
     "partition": Partition,
     "estimator": fb.Estimator,
@@ -41,7 +50,7 @@ class SettingsError(ValueError):
 class Settings(BaseModel):
     """All that decides a run. The descriptions are the help of the command line."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     task: str = Field("digits", description="digits, fashion-mnist, mnist, least-squares, "
                       "logistic, or your own as module:function")  # fmt: skip
@@ -58,7 +67,8 @@ class Settings(BaseModel):
     compressor: str = Field("identity()", description="how a client compresses it")
     feedback: str = Field("no_feedback()", description="what a client remembers")
     optimizer: str = Field("gradient_descent(step_size=0.5)", description="the server's step")
-    weights: str = Field("uniform", description="uniform, or by examples")
+    weights: Literal["uniform", "examples"] = Field("uniform", description="each client alike, or "
+                                                    "each as its examples")  # fmt: skip
     minimum_replies: int = Field(1, ge=1, description="fewer leave the model untouched")
     stop: str = Field("until()", description="goals that end the run early")
     evaluate_every: int = Field(1, ge=0, description="rounds between central evaluations; 0: never")
@@ -71,17 +81,48 @@ class Settings(BaseModel):
     device: str = Field("cpu", description="where torch computes")
     timeout: float = Field(3600.0, gt=0, description="seconds until a reply counts as lost")
     patience: float = Field(300.0, ge=0, description="seconds to wait for clients")
-    seed: int = Field(0, ge=0, description="of every random draw")
+    seed: int = Field(0, ge=0, le=2**63 - 1, description="of every random draw")
 
     @field_validator("condition", "fraction", "lost", "timeout", "patience", mode="before")
     @classmethod
     def _number(cls, value: object) -> object:
         return float(value) if type(value) is int else value
 
-    @field_validator(*_KINDS)
+    @field_validator(*SPELLED)
     @classmethod
     def _spelled(cls, text: str, info: Any) -> str:
-        return repr(parse(text, _KINDS[info.field_name]))
+        known = signatures(info.field_name)
+        name = text.partition("(")[0].strip()
+        if name not in known:
+            hint = "".join(f"; did you mean {near}?" for near in _near(name, known))
+            listed = ", ".join(known.values())
+            raise ValueError(f"there is no such {info.field_name}{hint} (allowed: {listed})")
+        try:
+            return repr(parse(text, SPELLED[info.field_name]))
+        except ValueError as error:
+            raise ValueError(str(error).removeprefix(repr(text)).lstrip(": ")) from None
+
+    @field_validator("device")
+    @classmethod
+    def _torch_device(cls, text: str) -> str:
+        if not re.fullmatch(r"(cpu|cuda|mps|xpu)(:\d+)?", text):
+            raise ValueError("must be cpu, cuda, mps or xpu, perhaps with a number as in cuda:0")
+        return text
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> Self:
+        estimator = self.made("estimator", fb.Estimator)  # type: ignore[type-abstract]
+        if self.batch_size and not estimator.draws_batches:
+            raise ValueError(
+                f"batch_size = {self.batch_size} has no meaning for {estimator}, which uses all "
+                "the data: set batch_size = 0, or an estimator that draws, such as minibatch()"
+            )
+        if self.minimum_replies > self.clients:
+            raise ValueError(
+                f"minimum_replies = {self.minimum_replies}: must be at most the number of "
+                f"clients, {self.clients}, or no round would ever count"
+            )
+        return self
 
     def made(self, field: str, kind: type[T]) -> T:
         """The setting that a field spells."""
@@ -112,7 +153,7 @@ def make_settings(values: Mapping[str, Any], where: str = "settings") -> Setting
     try:
         settings = Settings(**values)
     except ValidationError as error:
-        sentences = [_sentence(mistake, where) for mistake in error.errors()]
+        sentences = [_sentence(mistake, values, where) for mistake in error.errors()]
         raise SettingsError("\n".join(sentences)) from None
     try:
         settings.algorithm()
@@ -132,31 +173,71 @@ def read_preset(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path} is not TOML: {error}") from None
 
 
-def _sentence(mistake: Any, where: str) -> str:
-    key = str(mistake["loc"][0]) if mistake["loc"] else "?"
-    if mistake["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, Settings.model_fields, 1)
-        hint = (
-            f"did you mean {near[0]!r}?" if near else f"known: {', '.join(Settings.model_fields)}"
-        )
-        return f"{where}: there is no setting {key!r}; {hint}"
-    message = mistake["msg"].removeprefix("Value error, ")
-    message = message[0].lower() + message[1:].replace("Input should be", "must be")
-    message = message.replace("input should be", "must be")
-    kind = _KINDS.get(key)
-    allowed = f" (allowed: {', '.join(names(kind))})" if kind and "allowed" not in message else ""
-    return f"{where}: {key} = {mistake['input']!r}: {message}{allowed}"
+def signatures(field: str) -> dict[str, str]:
+    """What a field may spell: ``{"top_k": "top_k(fraction)", …}``, in alphabetical order."""
+    found, kinds = {}, [SPELLED[field]]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+        if "__dataclass_fields__" in vars(kind):
+            found[kind.name] = f"{kind.name}({', '.join(part.name for part in fields(kind))})"
+    return dict(sorted(found.items()))
 
 
 def parser_type(field: str) -> Callable[[str], Any]:
-    """How the command line reads a field: its own type, from text."""
+    """How the command line reads a field; what is not of its type is left for `Settings`."""
     kind = Settings.model_fields[field].annotation
-    if kind is bool:
-        return _boolean
-    return kind if kind in (int, float) else str  # type: ignore[return-value]
+
+    def read(text: str) -> Any:
+        try:
+            if kind is bool:
+                return {"true": True, "false": False}.get(text.lower(), text)
+            return kind(text) if kind in (int, float) else text
+        except ValueError:
+            return text
+
+    return read
 
 
-def _boolean(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise ValueError(text)
-    return text.lower() == "true"
+def _sentence(mistake: Any, values: Mapping[str, Any], where: str) -> str:
+    """One mistake that pydantic found, in our words."""
+    problem = mistake["msg"].removeprefix("Value error, ")
+    if not mistake["loc"]:
+        return f"{where}: {problem}"
+    key = str(mistake["loc"][0])
+    if mistake["type"] == "extra_forbidden":
+        return f"{where}: there is no setting {key!r}; {_instead(key)}"
+    if mistake["type"] != "value_error":
+        finite = "finite " if mistake["type"] == "finite_number" else ""
+        problem = f"must be {_allowed(key).replace('a number', f'a {finite}number')}"
+    return f"{where}: {key} = {values[key]!r}: {problem}"
+
+
+def _instead(key: str) -> str:
+    if key == "cells":
+        return "a file with cells is for `compare`"
+    near = [f"did you mean {name!r}?" for name in _near(key, Settings.model_fields)]
+    return "".join(near) or f"known: {', '.join(Settings.model_fields)}"
+
+
+def _near(name: str, known: Mapping[str, object]) -> list[str]:
+    return difflib.get_close_matches(name, known, 1)
+
+
+def _allowed(key: str) -> str:
+    """What a field may be: ``a number > 0 and <= 1``."""
+    field = Settings.model_fields[key]
+    kind: Any = field.annotation
+    if words := get_args(kind):
+        return " or ".join(map(repr, words))
+    if kind is str:
+        spelled = ", ".join(signatures(key).values()) if key in SPELLED else ""
+        return f"text, one of {spelled}" if spelled else "text"
+    noun = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
+    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
+    bounds = [
+        f"{sign} {getattr(bound, name)}"
+        for bound in field.metadata
+        for name, sign in signs.items()
+        if hasattr(bound, name)
+    ]
+    return f"{noun} {' and '.join(bounds)}".strip()

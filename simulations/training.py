@@ -104,6 +104,9 @@ def train(
 
     def keep(record: RoundRecord, now: Checkpoint) -> None:
         nonlocal written
+        if record.round == 1 and record.refused and not (record.applied or record.lost):
+            client, why = min(strategy.refused.items())
+            raise SettingsError(f"no client could do its part; client {client}: {why}")
         folder.append(record.to_dict())
         if progress:
             progress.update(record.to_dict())

@@ -51,7 +51,8 @@ class FedBias(Strategy):
     minimum_clients : int
         Clients to wait for before the first round.
     patience : float
-        Seconds to wait for them (then TimeoutError).
+        Seconds to wait for them, and in later rounds for ``minimum_replies`` of them (then
+        TimeoutError).
     minimum_replies : int
         Fewer valid replies than this leave the model untouched in that round.
     stop : Until, optional
@@ -97,6 +98,7 @@ class FedBias(Strategy):
         self.fraction, self.minimum_clients, self.patience = fraction, minimum_clients, patience
         self.stop, self.evaluate_every = stop, evaluate_every
         self.stopped: str | None = None  # why the last run ended early
+        self.refused: dict[int, str] = {}  # client → why, in the last round
         self.state: ServerState | None = None
         self._tally = Tally()
 
@@ -178,7 +180,7 @@ class FedBias(Strategy):
     ) -> Iterable[Message]:
         """One plan per sampled client; the state decides, not ``arrays`` and ``config``."""
         state = self._running()
-        self._roster.enrol(grid, self.patience)
+        self._roster.wait(grid, self.algorithm.minimum_replies, self.patience)
         present = sorted(self._roster.nodes)
         count = max(round(self.fraction * len(present)), self.algorithm.minimum_replies, 1)
         chosen = sample_clients(self.algorithm.seed, state.round, present, min(count, len(present)))
@@ -201,7 +203,7 @@ class FedBias(Strategy):
         state = self._running()
         came = collect(replies, self._roster)
         self.state, outcome = apply(self.algorithm, state, came.reports)
-        refused = came.refused | dict(outcome.refused)
+        refused = self.refused = came.refused | dict(outcome.refused)
         for client, why in sorted(refused.items()):
             _LOG.warning("round %s: refused the reply of client %s: %s", server_round, client, why)
         for client in outcome.forgotten:

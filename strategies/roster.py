@@ -14,6 +14,7 @@ from fedbias.randomness import fingerprint
 
 from .exchange import exchange
 
+_HELLO_SECONDS = 60.0  # who has not answered by then is asked again in the next round
 _LOG = logging.getLogger("flwr")
 
 
@@ -53,7 +54,8 @@ class Roster:
         online = set(grid.get_node_ids())
         self._known = {node: hello for node, hello in self._known.items() if node in online}
         self.nodes = {client: node for client, node in self.nodes.items() if node in online}
-        self._hear(greet(grid, sorted(online - set(self._known)), patience))
+        strangers = sorted(online - set(self._known))
+        self._hear(greet(grid, strangers, min(patience, _HELLO_SECONDS)))
         self._admit()
 
     def client(self, node: int) -> int | None:

@@ -11,6 +11,7 @@ from fedbias.packets import Codec, Fields, Packet, PacketError, register
 from .base import Compressor, Guarantee, Vector
 
 _TOP = 15  # half codes the largest entry below 2^15, a factor 2 from overflow
+_BELOW_TOP = np.float16(2**15 - 16)  # the largest half below 2^15
 
 
 @setting("identity")
@@ -45,7 +46,11 @@ class Half(Compressor):
     ) -> tuple[float | None, Fields, bytes]:
         largest = float(np.abs(vector).max())
         exponent = int(np.frexp(largest)[1]) - _TOP
-        return None, (exponent,), np.ldexp(vector, -exponent).astype("<f2").tobytes()
+        codes = np.ldexp(vector, -exponent).astype("<f2")
+        if exponent + _TOP == np.finfo(vector.dtype).maxexp:
+            # What rounds up to 2^15 here would overflow the dtype when it is decoded.
+            codes = np.clip(codes, -_BELOW_TOP, _BELOW_TOP)
+        return None, (exponent,), codes.tobytes()
 
     def guarantee(self, dim: int) -> Guarantee:
         """Relative error 2^−11 for normal codes, absolute 2^−25 below them (largest ≥ 2^14)."""

@@ -3,7 +3,9 @@
 from .environment import describe_environment
 from .progress import Progress
 from .report import write_picture, write_report
+from .results import save_result
 from .runs import Run, RunFolder, absolute, read_run
+from .seeds import mean_run
 from .tables import comparison_table, print_table
 
 __all__ = [
@@ -13,8 +15,10 @@ __all__ = [
     "absolute",
     "comparison_table",
     "describe_environment",
+    "mean_run",
     "print_table",
     "read_run",
+    "save_result",
     "write_picture",
     "write_report",
 ]

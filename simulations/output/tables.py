@@ -36,6 +36,8 @@ class Row:
         How long the run took.
     missing : int
         How many replies were lost or refused.
+    accuracy_spread, loss_spread : float or None
+        Standard deviations over seeds, where the run is the mean of several.
     """
 
     name: str
@@ -48,6 +50,8 @@ class Row:
     rounds: int
     seconds: float | None
     missing: int
+    accuracy_spread: float | None = None
+    loss_spread: float | None = None
 
 
 def comparison_table(runs: Sequence[Run]) -> list[Row]:
@@ -74,9 +78,10 @@ def text_table(rows: Sequence[Row]) -> list[list[str]]:
     """
     columns = [["run", *(row.name for row in rows)]]
     if any(row.accuracy is not None for row in rows):
-        columns.append(["accuracy", *(human_accuracy(row.accuracy) for row in rows)])
+        shown = (human_accuracy(row.accuracy, row.accuracy_spread) for row in rows)
+        columns.append(["accuracy", *shown])
         columns.append(["best", *(human_accuracy(row.best_accuracy) for row in rows)])
-    columns.append(["train loss", *(human_loss(row.loss) for row in rows)])
+    columns.append(["train loss", *(human_loss(row.loss, row.loss_spread) for row in rows)])
     columns.append(["uplink", *(human_bytes(row.uplink_bytes) for row in rows)])
     if len(rows) > 1:
         columns.append(["bytes sent", *(human_ratio(row) for row in rows)])
@@ -138,18 +143,23 @@ def human_seconds(seconds: float | None) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def human_accuracy(accuracy: float | None) -> str:
-    """Write a share as ``97.31 %``."""
+def human_accuracy(accuracy: float | None, spread: float | None = None) -> str:
+    """Write a share as ``97.31 %``, with its spread as ``97.31 ± 0.20 %``."""
     if accuracy is None:
         return _NONE
-    return "diverged" if math.isnan(accuracy) else f"{100 * accuracy:.2f} %"
+    if math.isnan(accuracy):
+        return "diverged"
+    beside = "" if spread is None else f" ± {100 * spread:.2f}"
+    return f"{100 * accuracy:.2f}{beside} %"
 
 
-def human_loss(loss: float | None) -> str:
-    """Write a loss with four digits."""
+def human_loss(loss: float | None, spread: float | None = None) -> str:
+    """Write a loss with four digits, and its spread with two."""
     if loss is None:
         return _NONE
-    return "diverged" if math.isnan(loss) else f"{loss:.4g}"
+    if math.isnan(loss):
+        return "diverged"
+    return f"{loss:.4g}" if spread is None else f"{loss:.4g} ± {spread:.2g}"
 
 
 def human_ratio(row: Row) -> str:
@@ -180,7 +190,14 @@ def _row(run: Run, sent: int, reference_sent: int, reference: bool) -> Row:
         rounds=int(run.rounds[-1]["round"]) if run.rounds else 0,
         seconds=seconds,
         missing=int(sum(run.values("lost")) + sum(run.values("refused"))),
+        accuracy_spread=_last(run, "accuracy_spread"),
+        loss_spread=_last(run, "train_loss_spread"),
     )
+
+
+def _last(run: Run, key: str) -> float | None:
+    values = run.values(key)
+    return values[-1] if values else None
 
 
 def _sent(run: Run) -> int:

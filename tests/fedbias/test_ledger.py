@@ -140,6 +140,9 @@ def test_lost_replies_are_as_if_never_asked(name, gone):
     sparse = fb.run(*common, **SETTINGS[name], participation=present, seed=3)
     same_history(lossy, sparse)
     assert [outcome.applied for outcome in lossy.outcomes] == [tuple(present(k)) for k in range(6)]
+    remembers = name not in ("random k", "drawn")
+    for client, memory in enumerate(lossy.memories):
+        assert bool(memory) == (remembers and any(client in present(k) for k in range(6)))
     moved = np.any(np.diff(lossy.points, axis=0) != 0, axis=1)
     assert moved.tolist() == [bool(present(k)) for k in range(6)]
 

@@ -219,7 +219,7 @@ def test_heavy_ball_is_torch_sgd(beta, dtype):
     ids=["adagrad", "adam", "adam with other settings", "polyak"],
 )
 def test_the_others_against_torch(ours, theirs, dtype):
-    """100 steps within 40 units in the last place (8 are seen). Kills: ε inside the root, β₁ and β₂ swapped."""
+    """100 steps within 40 units in the last place; 8 are seen. Kills: ε in the root, β₁ for β₂."""
     points, expected, unit = both(ours, theirs, dtype, 100)
     assert (np.abs(points - expected) <= 40 * unit).all()
 

@@ -10,25 +10,32 @@ from fedbias.problems import LogisticLoss, Squares
 from fedbias.problems.linear import mean_hessian
 from fedbias.server import Algorithm, ServerState, plan_for
 
-RNG = np.random.default_rng(0)
-ROWS, VALUES = RNG.standard_normal((12, 4)), RNG.standard_normal(12)
+ROWS = np.random.default_rng(0).standard_normal((12, 4))
+VALUES = np.random.default_rng(1).standard_normal(12)
 OBJECTIVES = {
     "squares": Squares(ROWS, VALUES),
     "squares with a ridge": Squares(ROWS, VALUES, 0.3),
     "logistic": LogisticLoss(ROWS, np.sign(VALUES)),
     "logistic with a ridge": LogisticLoss(ROWS, np.sign(VALUES), 0.3),
 }
+
+
+@pytest.fixture
+def rng():
+    return np.random.default_rng(2)
+
+
 each_objective = pytest.mark.parametrize("objective", OBJECTIVES.values(), ids=OBJECTIVES)
 BATCHES = [None, np.array([3]), np.array([0, 5, 5, 11])]  # repeated examples count twice
 
 
 @each_objective
 @pytest.mark.parametrize("batch", BATCHES, ids=["all", "one", "repeated"])
-def test_derivatives_against_central_differences(objective, batch):
+def test_derivatives_against_central_differences(objective, batch, rng):
     """Error O(h²) = 10^−10. Kills: a missing 1/n, ridge, label or factor in any derivative."""
     h = 1e-5
     for _ in range(3):
-        x, v = RNG.standard_normal((2, 4))
+        x, v = rng.standard_normal((2, 4))
         slope = (objective.loss(x + h * v, batch) - objective.loss(x - h * v, batch)) / (2 * h)
         assert abs(objective.gradient(x, batch) @ v - slope) < 1e-8
         bend = (objective.gradient(x + h * v, batch) - objective.gradient(x - h * v, batch)) / 2 / h
@@ -72,7 +79,7 @@ each_problem = pytest.mark.parametrize("problem", PROBLEMS.values(), ids=PROBLEM
 
 
 @each_problem
-def test_the_minimiser_has_no_gradient(problem):
+def test_the_minimiser_has_no_gradient(problem, rng):
     """Of the UNIFORM mean over clients. Kills: a mean over examples, a Newton that stops early."""
     mean = np.mean([f.gradient(problem.minimizer) for f in problem.objectives], axis=0)
     assert np.linalg.norm(mean) < 1e-12
@@ -80,24 +87,24 @@ def test_the_minimiser_has_no_gradient(problem):
     assert problem.minimum == problem.loss(problem.minimizer) == pytest.approx(np.mean(losses))
     for _ in range(20):
         assert (
-            problem.loss(problem.minimizer + 0.1 * RNG.standard_normal(len(mean))) > problem.minimum
+            problem.loss(problem.minimizer + 0.1 * rng.standard_normal(len(mean))) > problem.minimum
         )
 
 
 @each_problem
-def test_lipschitz_and_strong_convexity_are_eigenvalues(problem):
+def test_lipschitz_and_strong_convexity_are_eigenvalues(problem, rng):
     """Exact for least squares; for the logistic loss L at 0 and μ below all. Two-sided."""
     dim = problem.minimizer.size
     at_zero = np.linalg.eigvalsh(mean_hessian(problem.objectives, np.zeros(dim)))
     assert problem.lipschitz == pytest.approx(at_zero[-1], rel=1e-12)
     quadratic = isinstance(problem, fb.LeastSquares)
     for scale in (0.0, 1.0, 1000.0):
-        x = scale * RNG.standard_normal(dim)
+        x = scale * rng.standard_normal(dim)
         spectrum = np.linalg.eigvalsh(mean_hessian(problem.objectives, x))
         assert problem.strong_convexity <= spectrum[0] * (1 + 1e-10)
         assert spectrum[-1] <= problem.lipschitz * (1 + 1e-10)
         assert not quadratic or problem.strong_convexity == pytest.approx(spectrum[0], rel=1e-10)
-    far = np.linalg.eigvalsh(mean_hessian(problem.objectives, 1e6 * RNG.standard_normal(dim)))
+    far = np.linalg.eigvalsh(mean_hessian(problem.objectives, 1e6 * rng.standard_normal(dim)))
     assert quadratic or far[0] == pytest.approx(problem.strong_convexity, rel=1e-6)
 
 
@@ -145,15 +152,15 @@ def test_shares_are_contiguous_and_nearly_equal():
 
 @pytest.mark.parametrize("ridge", [0.0, 0.7])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_the_cohort_agrees_client_by_client(ridge, dtype):
+def test_the_cohort_agrees_client_by_client(ridge, dtype, rng):
     """To 10^−12 (10^−5 in float32). Kills: a transposed product, a forgotten ridge."""
     clients = [
         Squares(
-            RNG.standard_normal((7, 5)).astype(dtype), RNG.standard_normal(7).astype(dtype), ridge
+            rng.standard_normal((7, 5)).astype(dtype), rng.standard_normal(7).astype(dtype), ridge
         )
         for _ in range(6)
     ]
-    point = RNG.standard_normal(5).astype(dtype)
+    point = rng.standard_normal(5).astype(dtype)
     losses, gradients = Squares.cohort(clients).losses_and_gradients(point)
     tolerance = 1e-12 if dtype == np.float64 else 1e-5
     assert gradients.shape == (6, 5) and gradients.dtype == dtype and losses.shape == (6,)

@@ -37,7 +37,7 @@ def test_the_uniform_mean_by_hand():
     assert outcome.applied == (0, 1) and outcome.forgotten == (0,) and outcome.refused == {}
     assert outcome.loss == 1.0 and outcome.gradient_norm == math.sqrt(20)
     assert outcome.payload_bits == 256 and outcome.wire_bits == 16 * (10 + 16 + 4)
-    assert outcome.computed == 15
+    assert outcome.computed == 15 and outcome.received == 2
 
 
 def test_the_mean_by_examples_by_hand():
@@ -132,6 +132,7 @@ def test_too_few_replies_leave_the_model_untouched(reports):
     assert moved == replace(state, round=5) and moved.point is state.point
     assert outcome.applied == () and math.isnan(outcome.loss) and outcome.computed == 0
     assert len(outcome.refused) == len([r for r in reports if r.round != 4])
+    assert outcome.received + len(outcome.refused) == len(reports)
 
 
 def test_enough_replies_are_enough():

@@ -1,0 +1,49 @@
+"""The same run under several seeds, as one: mean curves, and the spread beside them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import fmean, stdev
+from typing import Any
+
+from .runs import Record, Run, number
+
+_SPREAD = ("accuracy", "train_loss", "test_loss")
+
+
+def mean_run(runs: Sequence[Run]) -> Run:
+    """Average runs that differ in their seed alone, round by round.
+
+    Every number becomes its mean over the seeds; a number that some seed lacks stays out.
+    ``accuracy_spread``, ``train_loss_spread`` and ``test_loss_spread`` are standard deviations
+    (ddof = 1). Rounds that only some seeds reached are left out.
+    """
+    if len(runs) == 1:
+        return runs[0]
+    rounds = [_mean(records) for records in zip(*(run.rounds for run in runs), strict=False)]
+    seeds = [run.settings.get("seed") for run in runs]
+    durations = [float(run.environment.get("duration", math.nan)) for run in runs]
+    return replace(
+        runs[0],
+        rounds=rounds,
+        settings={**runs[0].settings, "seed": f"mean of {seeds}"},
+        environment={**runs[0].environment, "duration": round(fmean(durations), 3)},
+    )
+
+
+def _mean(records: Sequence[Record]) -> Record:
+    mean: dict[str, Any] = {}
+    for key in records[0]:
+        if key == "non_finite":
+            continue
+        found = [number(record, key) for record in records]
+        values = [value for value in found if value is not None]
+        if len(values) != len(records):
+            continue
+        exact = all(type(record[key]) is int for record in records)
+        mean[key] = round(fmean(values)) if exact else fmean(values)
+        if key in _SPREAD:
+            mean[f"{key}_spread"] = stdev(values)
+    return mean
