@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import logging
 import os
 import sys
@@ -45,7 +46,9 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("--save", type=Path, help="also keep table, picture and JSON as SAVE.*")
     report = _add_verb(verbs, "report", "one report over finished or running runs", "FOLDER…")
     report.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of a run")
-    report.add_argument("--output", type=Path, default=Path("report.html"), help="[report.html]")
+    report.add_argument(
+        "--output", type=Path, default=Path("report.html"), help="its file [report.html]"
+    )
     report.add_argument("--picture", type=Path, help="also a PNG")
     return main
 
@@ -54,17 +57,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; mistakes end with one sentence and a non-zero exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     options = parser().parse_args(given)
-    logging.getLogger("flwr").setLevel(logging.WARNING)
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
+    _show_warnings()
     try:
         {"run": _run, "compare": _compare, "report": _report}[options.verb](options, given)
     except KeyboardInterrupt:
         print("interrupted; the same command with --resume goes on", file=sys.stderr)
         return 130
-    except (ValueError, ImportError, OSError, TimeoutError) as mistake:
-        print(f"error: {mistake}", file=sys.stderr)
+    except (ValueError, ImportError, OSError) as mistake:
+        print(f"error: {_sentence(mistake)}", file=sys.stderr)
         return 2
     return 0
+
+
+def _sentence(mistake: Exception) -> str:
+    if isinstance(mistake, OSError) and mistake.filename:
+        return f"cannot use {Path(mistake.filename).absolute()}: {mistake.strerror}"
+    return str(mistake)
+
+
+def _show_warnings() -> None:
+    """Flower's log as plain lines, its warnings alone, above the progress line and not in it."""
+    from .output import Notices
+
+    logger = logging.getLogger("flwr")
+    importlib.import_module("flwr.common.logger")  # adds the handler that is replaced here
+    logger.handlers = [Notices()]
+    logger.setLevel(logging.WARNING)
 
 
 def _run(options: argparse.Namespace, given: Sequence[str]) -> None:
@@ -73,11 +92,12 @@ def _run(options: argparse.Namespace, given: Sequence[str]) -> None:
     from .settings import make_settings, read_preset
 
     path = _file(options.preset, PRESETS)
-    values = {**read_preset(path), **_overrides(options)}
+    overrides = _overrides(options)
+    values, where = {**read_preset(path), **overrides}, path.name + (" + options" * bool(overrides))
     folder = Path(options.runs) / (options.name or path.stem)
     with Progress() as progress:
         run = run_cell(
-            make_settings(values, path.name),
+            make_settings(values, where),
             folder,
             engine=options.engine,
             progress=progress,
@@ -150,13 +170,13 @@ def _add_settings(group: Any) -> None:
 
     for name, field in Settings.model_fields.items():
         spelled = f": {', '.join(signatures(name).values())}" if name in SPELLED else ""
-        default = str(field.default).lower() if field.annotation is bool else field.default
+        default = str(field.default).lower() if field.annotation is bool else str(field.default)
         group.add_argument(
             f"--{name.replace('_', '-')}",
             dest=f"setting_{name}",
             type=parser_type(name),
             metavar="X",
-            help=f"{field.description}{spelled} [{default}]".replace("%", "%%"),
+            help=f"{field.description}{spelled}{default and f' [{default}]'}".replace("%", "%%"),
         )
 
 

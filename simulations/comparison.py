@@ -31,10 +31,19 @@ def read_cells(path: Path, overrides: Mapping[str, Any]) -> dict[str, Settings]:
     """
     table = read_preset(path)
     cells = table.pop("cells", None)
-    if not isinstance(cells, dict) or not all(isinstance(cell, dict) for cell in cells.values()):
+    if (
+        not cells
+        or not isinstance(cells, dict)
+        or not all(isinstance(cell, dict) for cell in cells.values())
+    ):
         raise SettingsError(f"{path} has no cells: a comparison needs tables like [cells.'name']")
+    folders: dict[str, str] = {}
+    for name in cells:
+        if (other := folders.setdefault(slug(name).lower(), name)) != name:
+            raise SettingsError(f"{path.name}: cells {other!r} and {name!r} would share a folder")
+    options = " + options" if overrides else ""
     return {
-        name: make_settings({**table, **cell, **overrides}, f"{path.name}, cell {name!r}")
+        name: make_settings({**table, **cell, **overrides}, f"{path.name}, cell {name!r}{options}")
         for name, cell in cells.items()
     }
 
@@ -82,4 +91,4 @@ def compare(
 
 def slug(name: str) -> str:
     """A folder name for a cell."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", name.replace("%", "percent")).strip("-.") or "cell"
+    return re.sub(r"[^\w.]+", "-", name.replace("%", "percent")).strip("-.") or "cell"

@@ -1,4 +1,4 @@
-"""What every compressor is: a frozen setting that encodes a vector and states what it guarantees."""
+"""What a compressor is: a frozen setting that encodes vectors and says what it guarantees."""
 
 from __future__ import annotations
 

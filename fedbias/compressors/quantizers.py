@@ -104,7 +104,7 @@ class Dithered(Compressor):
         return (scale if radius is None else None), (self.bits,), pack(codes, self.bits)
 
     def guarantee(self, dim: int) -> Guarantee:
-        """Each variance is at most a quarter of a squared step 2s/(2^b − 1); no error exceeds it."""
+        """A variance is at most a quarter of a squared step 2s/(2^b − 1); an error, one step."""
         steps = 2**self.bits - 1
         covering = float(np.sqrt(dim)) * 2 * 2**self.bits / steps
         return Guarantee(True, None, dim / steps**2, covering)

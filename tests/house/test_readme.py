@@ -1,0 +1,35 @@
+"""README tells what the project's own commands made."""
+
+import re
+from pathlib import Path
+
+import fedbias as fb
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_table_is_the_committed_result():
+    """Kills: a number in README that no command made."""
+    made = (ROOT / "simulations/results/compare-digits.md").read_text(encoding="utf-8")
+    assert made.split("\n\n")[0] in README
+
+
+def test_links_to_files_that_are_there():
+    links = re.findall(r"\]\((?!http)([^)#]+)\)", README)
+    assert links and [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_readable_example_runs(capsys):
+    """The block under «The mathematics alone», as it stands."""
+    block = README.split("## The mathematics alone")[1].split("```python\n")[1].split("```")[0]
+    exec(compile(block, "README.md", "exec"), {})
+    gap, sent = capsys.readouterr().out.split()[:2]
+    assert 0 <= float(gap) < 1e-3 and float(sent) > 0
+
+
+def test_every_name_in_the_table_of_compressors_exists():
+    """Kills: a renamed compressor."""
+    rows = re.findall(r"^\| `fb\.(\w+)\(", README, flags=re.MULTILINE)
+    assert rows == ["identity", "half", "uniform", "dithered", "sign", "top_k", "random_k"]
+    assert all(callable(getattr(fb, name)) for name in rows)
