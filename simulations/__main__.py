@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import logging
 import os
 import sys
@@ -81,7 +80,6 @@ def _show_warnings() -> None:
     from .output import Notices
 
     logger = logging.getLogger("flwr")
-    importlib.import_module("flwr.common.logger")  # adds the handler that is replaced here
     logger.handlers = [Notices()]
     logger.setLevel(logging.WARNING)
 

@@ -40,7 +40,7 @@ def read_cells(path: Path, overrides: Mapping[str, Any]) -> dict[str, Settings]:
     folders: dict[str, str] = {}
     for name in cells:
         if (other := folders.setdefault(slug(name).lower(), name)) != name:
-            raise SettingsError(f"{path.name}: cells {other!r} and {name!r} would share a folder")
+            raise SettingsError(f"{path.name}: rename {name!r}: its folder is that of {other!r}")
     options = " + options" if overrides else ""
     return {
         name: make_settings({**table, **cell, **overrides}, f"{path.name}, cell {name!r}{options}")

@@ -67,8 +67,9 @@ class Settings(BaseModel):
     compressor: str = Field("identity()", description="how a client compresses it")
     feedback: str = Field("no_feedback()", description="what a client remembers")
     optimizer: str = Field("gradient_descent(step_size=0.5)", description="the server's step")
-    weights: Literal["uniform", "examples"] = Field("uniform", description="what clients weigh: uniform, "
-                                                    "or by their examples")  # fmt: skip
+    weights: Literal["uniform", "examples"] = Field(
+        "uniform", description="what a client's reply weighs: uniform, or examples: as its data"
+    )
     minimum_replies: int = Field(1, ge=1, description="fewer leave the model untouched")
     stop: str = Field("until()", description="goals that end the run early")
     evaluate_every: int = Field(1, ge=0, description="rounds between central evaluations; 0: never")

@@ -1,6 +1,7 @@
 """What the app shows and keeps: run folders, progress, tables, reports."""
 
 from .environment import describe_environment
+from .notices import Notices
 from .progress import Progress
 from .report import write_picture, write_report
 from .results import save_result
@@ -9,6 +10,7 @@ from .seeds import mean_run
 from .tables import comparison_table, print_table
 
 __all__ = [
+    "Notices",
     "Progress",
     "Run",
     "RunFolder",

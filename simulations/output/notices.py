@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 
-_MOST = 20
+_MOST = 10
 
 
 class Notices(logging.Handler):
@@ -25,4 +25,4 @@ class Notices(logging.Handler):
         if self._shown <= _MOST:
             print(f"{record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)
         elif self._shown == _MOST + 1:
-            print("warning: more like these are not shown; rounds.jsonl counts", file=sys.stderr)
+            print("warning: more of them are not shown; rounds.jsonl counts them", file=sys.stderr)

@@ -89,7 +89,9 @@ class Progress:
         if self._console:
             self._live = _live(self._console)
             self._live.start()
-            short = self._title[: self._console.width // 4]
+            room = self._console.width // 4
+            fits = len(self._title) <= room
+            short = self._title if fits else f"{self._title[: room - 1]}…"
             self._live.add_task(short, total=total_rounds, words="", left="")
 
     def update(self, record: Mapping[str, Any]) -> None:
@@ -131,9 +133,13 @@ class Progress:
     def _print(self, left: str = "") -> None:
         now = self._clock()
         self._printed = (self._round, now)
-        line = f"{self._title}: round {self._round}/{self._total}  {self._words()}"
-        line = f"{line}  {human_seconds(now - self._began)}{left and ', '}{left}"
-        print(line, file=self._stream, flush=True)
+        title = f"{self._title}: round {self._round}/{self._total}"
+        brief, time = self._words(brief=True), human_seconds(now - self._began)
+        full = f"{title}  {self._words()}  {time}{left and ', '}{left}"
+        lines = [full, f"{title}  {brief}  {time}", f"{title}  {brief}"]
+        width = self._console.width if self._console else len(full)
+        fitting = (line for line in lines if len(line) <= width)
+        print(next(fitting, lines[-1]), file=self._stream, flush=True)
 
     def _words(self, *, brief: bool = False) -> str:
         known = [key for key in _SHOWN if key in self._values]

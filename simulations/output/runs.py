@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,10 +124,14 @@ def read_run(path: str | Path) -> Run:
     """
     folder = absolute(path)
     if not (folder / "settings.toml").is_file():
-        raise FileNotFoundError(f"{folder} is not the folder of a run: it has no settings.toml")
-    settings = tomllib.loads((folder / "settings.toml").read_text(encoding="utf-8"))
+        below = ", ".join(sorted(path.parent.name for path in folder.glob("*/settings.toml")))
+        raise FileNotFoundError(
+            f"{folder} is not the folder of a run: it has no settings.toml"
+            + (f"; those below it do: {below}" if below else "")
+        )
+    settings = _read(folder / "settings.toml", tomllib.loads)
     environment = folder / "environment.json"
-    known = json.loads(environment.read_text(encoding="utf-8")) if environment.is_file() else {}
+    known = _read(environment, json.loads) if environment.is_file() else {}
     return Run(folder.name, settings, _read_rounds(folder / "rounds.jsonl"), known)
 
 
@@ -156,13 +160,21 @@ def write_text(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8", newline="\n")
 
 
+def _read(path: Path, parse: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+
+
 def _read_rounds(path: Path) -> list[Record]:
     lines = path.read_bytes().splitlines() if path.is_file() else []
     records: list[Record] = []
     for place, line in enumerate(lines, start=1):
         try:
-            records.append(json.loads(line))
-        except ValueError:
+            record = json.loads(line)
+            records.append({"round": int(record["round"]), **record})
+        except (ValueError, KeyError, TypeError):
             if place < len(lines):
                 raise ValueError(f"{path}: line {place} is not a round's record") from None
     return records

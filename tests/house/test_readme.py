@@ -25,7 +25,7 @@ def test_the_readable_example_runs(capsys):
     block = README.split("## The mathematics alone")[1].split("```python\n")[1].split("```")[0]
     exec(compile(block, "README.md", "exec"), {})
     gap, sent = capsys.readouterr().out.split()[:2]
-    assert 0 <= float(gap) < 1e-3 and float(sent) > 0
+    assert 0 <= float(gap) < 1e-4 and float(sent) > 0
 
 
 def test_every_name_in_the_table_of_compressors_exists():

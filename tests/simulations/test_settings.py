@@ -1,0 +1,312 @@
+"""Settings: what is allowed, and one clear sentence for everything that is not."""
+
+import math
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import fedbias as fb
+from fedbias.notation import names
+from simulations import comparison
+from simulations.__main__ import COMPARISONS, PRESETS
+from simulations.output.toml import to_toml
+from simulations.settings import (
+    SPELLED,
+    Settings,
+    SettingsError,
+    make_settings,
+    parser_type,
+    read_preset,
+    signatures,
+)
+from simulations.tasks import make_task
+from simulations.training import APP_KEYS
+
+ROOT = Path(__file__).parents[2]
+CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["flwr"]["app"][
+    "config"
+]
+NUMBERS = {key: field.annotation for key, field in Settings.model_fields.items()}
+LOCAL = "local_steps(count=2, step_size=0.1, inner={})"
+# field → a value out of range and what the sentence says is allowed
+BAD = {
+    "task": (7, "must be text"),
+    "data_root": (7, "must be text"),
+    "model": ("mlp(hidden=0)", "mlp: hidden must be a whole number >= 1, not 0"),
+    "partition": ("dirichlet(alpha=0)", "dirichlet: alpha must be a number > 0 and <= 1e+06"),
+    "dim": (0, "must be a whole number >= 1"),
+    "condition": (0.5, "must be a number >= 1"),
+    "clients": (-3, "must be a whole number >= 1"),
+    "rounds": (0, "must be a whole number >= 1"),
+    "fraction": (2, "must be a number > 0 and <= 1"),
+    "estimator": ("clipped(radius=-1.0)", "clipped: radius must be a number > 0"),
+    "batch_size": (-1, "must be a whole number >= 0"),
+    "compressor": ("uniform(bits=0)", "uniform: bits must be a whole number >= 1 and <= 16, not 0"),
+    "feedback": ("error_feedback(radius=1)", "error_feedback takes"),
+    "optimizer": ("heavy_ball(step_size=0.1, beta=2)", "heavy_ball: beta must be a number > 0"),
+    "weights": ("by_examples", "must be 'uniform' or 'examples'"),
+    "minimum_replies": (0, "must be a whole number >= 1"),
+    "stop": ("until(accuracy=95)", "until: accuracy must be a number > 0 and <= 1, not 95"),
+    "evaluate_every": (-1, "must be a whole number >= 0"),
+    "client_evaluation_every": (-1, "must be a whole number >= 0"),
+    "lost": (1, "must be a number >= 0 and < 1"),
+    "cohort": (1, "must be true or false"),
+    "micro_batch": (-1, "must be a whole number >= 0"),
+    "device": ("gpu", "must be cpu, cuda, mps or xpu"),
+    "timeout": (0, "must be a number > 0"),
+    "patience": (-0.5, "must be a number >= 0"),
+    "seed": (2**63, "must be a whole number >= 0 and <= 9223372036854775807"),
+}
+
+
+def refusal(values):
+    """The one sentence with which values are refused."""
+    with pytest.raises(SettingsError) as caught:
+        make_settings(values, "x.toml")
+    sentence = str(caught.value)
+    assert sentence.startswith("x.toml: ") and "\n" not in sentence
+    assert "pydantic" not in sentence and "Input should" not in sentence
+    return sentence
+
+
+def test_every_field_is_in_the_table_below():
+    """Kills: a new field that nothing bounds."""
+    assert set(BAD) == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize("key", BAD)
+def test_a_value_out_of_range_is_named_with_what_is_allowed(key):
+    """Kills: a bound that is dropped or moved; a message without the key, the value or the range."""
+    value, allowed = BAD[key]
+    assert refusal({key: value}).startswith(f"x.toml: {key} = {value!r}: {allowed}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("fraction", 1), ("lost", 0), ("lost", 0.999), ("condition", 1), ("rounds", 1),
+        ("patience", 0), ("seed", 0), ("seed", 2**63 - 1), ("device", "cuda:1"),
+        ("weights", "examples"), ("micro_batch", 1), ("compressor", "uniform(bits=16)"),
+    ],
+)  # fmt: skip
+def test_the_ends_of_the_ranges_are_allowed(key, value):
+    """Kills: an open end where the table says closed, and one too few or too many."""
+    made = getattr(make_settings({key: value}), key)
+    assert made == value and type(made) is (float if NUMBERS[key] is float else type(value))
+
+
+@pytest.mark.parametrize("key", Settings.model_fields)
+@pytest.mark.parametrize("value", [None, [1], {"a": 1}, b"1"], ids=repr)
+def test_what_toml_cannot_mean_is_refused(key, value):
+    """Kills: a field that takes anything (strict=False, or Any)."""
+    sentence = refusal({key: value})
+    assert sentence.startswith(f"x.toml: {key} = {value!r}: must be ")
+
+
+@pytest.mark.parametrize("key", [key for key in NUMBERS if NUMBERS[key] in (int, float)])
+def test_numbers_are_neither_words_nor_booleans_nor_nan(key):
+    """Kills: strict=False, which turns "3" and true into numbers; allow_inf_nan=True."""
+    noun = "a whole number" if NUMBERS[key] is int else "a number"
+    for value in ("ten", "3", True):
+        assert refusal({key: value}).startswith(f"x.toml: {key} = {value!r}: must be {noun} >")
+    for value in (math.nan, math.inf):
+        assert refusal({key: value}).startswith(f"x.toml: {key} = {value!r}: must be a")
+    if NUMBERS[key] is int:
+        assert "must be a whole number" in refusal({key: 3.5})
+        assert "must be a whole number" in refusal({key: 3.0})
+    else:
+        assert "must be a finite number" in refusal({key: math.inf})
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("batchsize", "did you mean 'batch_size'?"),
+        ("client", "did you mean 'clients'?"),
+        ("optimiser", "did you mean 'optimizer'?"),
+        ("learning_rate", "known: task, data_root, model, "),
+        ("cells", "a file with cells is for `compare`"),
+    ],
+)
+def test_an_unknown_key_is_refused_with_a_suggestion(key, hint):
+    """Kills: extra="ignore", which would run something else than was asked."""
+    assert refusal({key: 1}).startswith(f"x.toml: there is no setting {key!r}; {hint}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "hint"),
+    [
+        ("compressor", "topk(fraction=0.1)", "; did you mean top_k? (allowed: dithered(bits), "),
+        ("compressor", "fb.top_k(fraction=0.1)", "; did you mean top_k? "),
+        ("compressor", "zip", " (allowed: dithered(bits), half(), identity(), "),
+        ("optimizer", "sign()", " (allowed: adagrad(step_size), "),
+        ("optimizer", "sgd(lr=0.1)", " (allowed: adagrad(step_size), "),
+        ("estimator", "top_k(fraction=0.1)", " (allowed: clipped(radius, inner), exact(), "),
+        ("feedback", "identity()", " (allowed: error_feedback("),
+        ("model", "resnet", "; did you mean resnet18? "),
+        ("partition", "", " (allowed: contiguous(), dirichlet(alpha), iid(), natural())"),
+        ("stop", "accuracy>0.9", " (allowed: until(accuracy, loss, gradient_norm, "),
+    ],
+)
+def test_an_unknown_name_is_refused_with_the_allowed_ones(key, value, hint):
+    """Kills: a list of all kinds of settings; a compressor accepted as the optimizer."""
+    sentence = refusal({key: value})
+    assert sentence.startswith(f"x.toml: {key} = {value!r}: there is no such {key}{hint}")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "problem"),
+    [
+        ("compressor", "top_k(fraction=0.1", "is not written like 'name(field=value)'"),
+        ("compressor", "top_k", "top_k needs (fraction)"),
+        ("compressor", "top_k(k=3)", "top_k takes (fraction), not 'k'"),
+        ("compressor", "top_k(fraction=nan)", "'nan' is neither a number, a word nor a setting"),
+        ("compressor", "top_k(fraction=2)", "top_k: fraction must be a number > 0 and <= 1, not 2"),
+        ("estimator", LOCAL.format("sign()"), "local_steps: inner must be like exact(), not sign"),
+        ("estimator", LOCAL.format("exactly()"), "there is no setting 'exactly'"),
+    ],
+)
+def test_what_is_wrong_inside_a_setting_is_said_once(key, value, problem):
+    """Kills: the text twice in the sentence, and a list of names beside a mistake in a number."""
+    sentence = refusal({key: value})
+    assert sentence.startswith(f"x.toml: {key} = {value!r}: {problem}")
+    assert sentence.count(value) == 1 and "allowed" not in sentence
+
+
+@pytest.mark.parametrize("field", SPELLED)
+def test_the_allowed_names_are_all_the_registered_ones(field):
+    """Kills: signatures that miss a class below another one (clipped), or list a base class."""
+    assert sorted(signatures(field)) == names(SPELLED[field])
+    assert all(shown.startswith(f"{name}(") for name, shown in signatures(field).items())
+
+
+def test_a_batch_size_needs_an_estimator_that_draws():
+    """Kills: a batch size that is silently ignored."""
+    sentence = refusal({"batch_size": 32, "estimator": "clipped(radius=1.0)"})
+    assert sentence.startswith("x.toml: batch_size = 32 has no meaning for clipped(radius=1.0)")
+    assert "set batch_size = 0" in sentence
+    for estimator in ("minibatch()", LOCAL.format("minibatch()"), "clipped(1.0, minibatch())"):
+        assert make_settings({"batch_size": 32, "estimator": estimator}).algorithm().batch_size
+    assert make_settings({"batch_size": 0}).algorithm().batch_size is None
+
+
+def test_no_more_replies_are_needed_than_there_are_clients():
+    """Kills: a run that trains nothing in any round and says so nowhere."""
+    sentence = refusal({"clients": 4, "minimum_replies": 5})
+    assert "minimum_replies = 5: must be at most the number of clients, 4" in sentence
+    assert make_settings({"clients": 4, "minimum_replies": 4}).minimum_replies == 4
+
+
+def test_every_mistake_has_a_sentence_of_its_own():
+    """Kills: only the first mistake is told."""
+    with pytest.raises(SettingsError) as caught:
+        make_settings({"rounds": 0, "fraction": 2.0, "nope": 1}, "x.toml")
+    lines = str(caught.value).splitlines()
+    assert [line.split()[1] for line in lines] == ["rounds", "fraction", "there"]
+    assert all(line.startswith("x.toml: ") for line in lines)
+
+
+def test_a_setting_is_kept_in_one_spelling():
+    """Kills: settings compared, cached and resumed by how they were typed."""
+    typed = make_settings({"compressor": " top_k( 0.02 ) ", "optimizer": "adam(0.1)"})
+    assert typed.compressor == "top_k(fraction=0.02)"
+    same = make_settings({"compressor": "top_k(fraction=2e-2)", "optimizer": "adam(step_size=0.1)"})
+    assert typed == same and hash(typed) == hash(same)
+
+
+def test_the_algorithm_is_what_the_settings_say():
+    """Kills: a field that does not reach the algorithm."""
+    spelled = {
+        "optimizer": fb.polyak(0.25, 0.5),
+        "estimator": fb.local_steps(3, 0.1),
+        "compressor": fb.uniform(bits=3),
+        "feedback": fb.error_feedback(),
+    }
+    plain = {"batch_size": 4, "weights": "examples", "minimum_replies": 2, "seed": 9}
+    made = make_settings({key: repr(value) for key, value in spelled.items()} | plain).algorithm()
+    assert {key: getattr(made, key) for key in (*spelled, *plain)} == spelled | plain
+
+
+# Files ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", sorted(PRESETS.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_preset_is_valid_and_comes_back_from_its_settings_file(path, tmp_path):
+    """Kills: a stale preset; a settings.toml that is no preset."""
+    settings = make_settings(read_preset(path), path.name)
+    (tmp_path / "settings.toml").write_text(to_toml(settings.model_dump()), "utf-8")
+    assert make_settings(read_preset(tmp_path / "settings.toml")) == settings
+
+
+@pytest.mark.parametrize("path", sorted(PRESETS.glob("*.toml")), ids=lambda path: path.stem)
+def test_a_preset_is_the_same_run_under_flower(path):
+    """`flwr run . -c PRESET` puts the preset over pyproject's table, not over the defaults.
+
+    Kills: a preset that leaves out a key where pyproject's table differs from the defaults.
+    """
+    preset = read_preset(path)
+    config = {key: value for key, value in CONFIG.items() if key not in APP_KEYS}
+    assert make_settings({**config, **preset}, "flwr") == make_settings(preset)
+
+
+@pytest.mark.parametrize("path", sorted(COMPARISONS.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_comparison_is_valid_and_its_cells_differ(path):
+    """Kills: a cell whose only difference is misspelled away."""
+    cells = comparison.read_cells(path, {})
+    assert len(set(cells.values())) == len(cells) >= 2
+
+
+def test_flowers_table_has_every_setting_and_nothing_else():
+    """Kills: a setting that `flwr run` cannot change (Flower refuses keys it does not know)."""
+    assert list(CONFIG) == [*APP_KEYS, *Settings.model_fields]
+
+
+def test_flowers_table_is_a_valid_run_of_the_same_types():
+    """Kills: a default there that would not run; an int where a later 0.5 needs a float."""
+    config = {key: value for key, value in CONFIG.items() if key not in APP_KEYS}
+    settings = make_settings(config, "pyproject.toml")
+    assert {key: type(value) for key, value in config.items()} == {
+        key: type(value) for key, value in settings.model_dump().items()
+    }
+    assert all(type(CONFIG[key]) is str for key in APP_KEYS)
+    assert make_task(settings).clients == settings.clients
+
+
+def test_odd_texts_survive_the_settings_file(tmp_path):
+    """Kills: a writer without escapes."""
+    settings = make_settings({"data_root": 'C:\\new "data" — 雪', "task": "my.module:make"})
+    (tmp_path / "s.toml").write_text(to_toml(settings.model_dump()), "utf-8")
+    assert make_settings(read_preset(tmp_path / "s.toml")) == settings
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [(b"rounds = = 3", "is not TOML: "), (b"\xff\xfe", "is not TOML: "), (None, "cannot read the")],
+)
+def test_a_preset_that_cannot_be_read(tmp_path, content, says):
+    """Kills: a traceback of tomllib or of open."""
+    path = tmp_path / "p.toml"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(SettingsError, match=says) as caught:
+        read_preset(path)
+    assert str(path) in str(caught.value)
+
+
+# The command line -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("field", "text", "value"),
+    [
+        ("rounds", "12", 12), ("rounds", "ten", "ten"), ("rounds", "1.5", "1.5"),
+        ("fraction", "0.5", 0.5), ("fraction", "1", 1.0), ("fraction", "half", "half"),
+        ("cohort", "true", True), ("cohort", "False", False), ("cohort", "yes", "yes"),
+        ("task", "12", "12"), ("weights", "examples", "examples"), ("seed", "-1", -1),
+    ],
+)  # fmt: skip
+def test_an_option_is_read_as_its_fields_type_or_left_for_the_settings(field, text, value):
+    """Kills: bool("false"), which is true; argparse's own words for a wrong number."""
+    read = parser_type(field)(text)
+    assert read == value and type(read) is type(value)
