@@ -18,11 +18,11 @@ from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, Record
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
-from fedbias.client import prefetched, respond
+from fedbias.client import Cohort, cohort_of, prefetched, respond
 from fedbias.hello import Hello
 from fedbias.objectives import Objective, client_metrics
-from fedbias.packets import Packet, decode
-from fedbias.rounds import Plan
+from fedbias.rounds import Plan, dense_vector
+from fedbias.vectors import Vector
 
 from .memory import load_ledger, save_ledger
 
@@ -48,40 +48,51 @@ def client_app(make_objective: MakeObjective, mods: list[Mod] | None = None) -> 
         A ClientApp; give it to Flower as ``clientapp``.
     """
     app = CohortClientApp(make_objective, mods)
-    app.query("hello")(_answering(partial(_hello, make_objective)))
-    app.train()(_answering(partial(_train, make_objective)))
-    app.evaluate()(_answering(partial(_evaluate, make_objective)))
+    app.query("hello")(_answering(partial(_hello, app)))
+    app.train()(_answering(partial(_train, app)))
+    app.evaluate()(_answering(partial(_evaluate, app)))
     return app
 
 
 class CohortClientApp(ClientApp):
-    """A ClientApp that an engine in one process may also ask for many clients at once."""
+    """A ClientApp that an engine in one process may tell beforehand which clients come together."""
 
     def __init__(self, make_objective: MakeObjective, mods: list[Mod] | None = None) -> None:
         super().__init__(mods=mods)
-        self._make_objective = make_objective
-        self._plain = not mods
+        self.make_objective = make_objective
+        self._cohort: tuple[Sequence[Objective], Cohort | None] = ([], None)  # of the last round
+        self._ready: dict[int, tuple[Objective, Vector]] = {}  # node → who knows its answer, where
 
-    def answer_together(
-        self, messages: Sequence[Message], contexts: Sequence[Context]
-    ) -> list[Message]:
-        """Answer many train messages, with the clients' first gradients computed in one call.
+    def prepare(self, messages: Sequence[Message], contexts: Sequence[Context]) -> None:
+        """Compute the first gradients of many train messages in one call, where that is possible.
 
-        The same replies as one by one, up to the rounding of the objective's ``cohort``.
+        The messages are then answered one by one as ever, with the same replies up to the rounding
+        of the objective's ``cohort``. Where anything stands in the way, nothing is prepared.
         """
-        if not self._plain:
-            return [self(m, context) for m, context in zip(messages, contexts, strict=True)]
+        self._ready.clear()
         try:
-            objectives = [self._make_objective(context) for context in contexts]
+            objectives = [self.make_objective(context) for context in contexts]
             plan = Plan.from_record(_record(messages[0]))
-            ready = prefetched(objectives, plan)
-        except (ValueError, ImportError, OSError):  # then each says for itself what is wrong
-            return [self(m, context) for m, context in zip(messages, contexts, strict=True)]
-        replies = []
-        for message, context, objective in zip(messages, contexts, ready, strict=True):
-            handle = partial(_train_on, objective, point=plan.point)
-            replies.append(_answering(handle)(message, context))
-        return replies
+            ready = prefetched(objectives, plan, self._cohort_of)
+        except Exception as reason:  # a message that has a problem says so when it is answered
+            _LOG.debug("clients are computed one by one: %s", reason)
+            return
+        for context, objective in zip(contexts, ready, strict=True):
+            self._ready[context.node_id] = (objective, plan.point)
+
+    def _cohort_of(self, objectives: Sequence[Objective]) -> Cohort | None:
+        before = self._cohort[0]
+        same = len(before) == len(objectives)
+        if not (same and all(a is b for a, b in zip(before, objectives, strict=True))):
+            self._cohort = (objectives, cohort_of(objectives))  # stacks, hence copies, their data
+        return self._cohort[1]
+
+    def prepared(self, node: int, plan: Plan) -> tuple[Objective, Plan] | None:
+        """What was prepared for this node and this plan, once."""
+        objective, point = self._ready.pop(node, (None, None))
+        if objective is None or point is None or not np.array_equal(plan.point, point):
+            return None
+        return objective, replace(plan, point=point)  # the array that the answers belong to
 
 
 def client_number(context: Context) -> tuple[int, bool]:
@@ -103,35 +114,25 @@ def client_count(context: Context) -> int | None:
     return count
 
 
-def _hello(make_objective: MakeObjective, message: Message, context: Context) -> RecordDict:
+def _hello(app: CohortClientApp, message: Message, context: Context) -> RecordDict:
     number, stable = client_number(context)
     partitions = client_count(context)
-    return _content(Hello.of(make_objective(context), number, stable, partitions).to_record())
+    return _content(Hello.of(app.make_objective(context), number, stable, partitions).to_record())
 
 
-def _train(make_objective: MakeObjective, message: Message, context: Context) -> RecordDict:
-    return _train_on(make_objective(context), message, context)
-
-
-def _train_on(
-    objective: Objective,
-    message: Message,
-    context: Context,
-    point: np.ndarray[Any, Any] | None = None,
-) -> RecordDict:
+def _train(app: CohortClientApp, message: Message, context: Context) -> RecordDict:
     plan = Plan.from_record(_record(message))
-    if point is not None and np.array_equal(plan.point, point):
-        plan = replace(plan, point=point)  # the array that the cohort's answers belong to
+    objective, plan = app.prepared(context.node_id, plan) or (app.make_objective(context), plan)
     report, ledger = respond(objective, plan, load_ledger(context))
     save_ledger(context, ledger)
     return _content(report.to_record())
 
 
-def _evaluate(make_objective: MakeObjective, message: Message, context: Context) -> RecordDict:
-    record, objective = _record(message), make_objective(context)
-    point = decode(Packet.from_bytes(record["point"]), dim=objective.dim)
+def _evaluate(app: CohortClientApp, message: Message, context: Context) -> RecordDict:
+    record, objective = _record(message), app.make_objective(context)
+    point = dense_vector(record, "point")
     if "buffers" in record:
-        cast(Any, objective).buffers = decode(Packet.from_bytes(record["buffers"]))
+        cast(Any, objective).buffers = dense_vector(record, "buffers")
     metrics = {name: float(value) for name, value in client_metrics(objective, point).items()}
     return RecordDict({"metrics": MetricRecord({**metrics, "num-examples": objective.size})})
 

@@ -9,11 +9,13 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd import grad
 from torch.utils.data import Dataset, default_collate
 
 from fedbias import checks
@@ -98,7 +100,7 @@ class TorchObjective:
 
     def loss_and_gradient(self, point: Vector, batch: Batch | None = None) -> tuple[float, Vector]:
         """f_m and ∇f_m in one pass, in training mode."""
-        module, grad = self._flat.load(point), self._flat.clear()
+        module, grads = self._flat.load(point), self._flat.clear()
         module.train()
         total = 0.0
         with self._seeded(point, batch):
@@ -106,22 +108,32 @@ class TorchObjective:
                 value = self._loss(module(inputs), targets) * share
                 value.backward()  # type: ignore[no-untyped-call]
                 total += float(value.detach())
-        return total, grad.cpu().numpy().copy()
+        return total, grads.cpu().numpy().copy()
 
     def hvp(self, point: Vector, vector: Vector, batch: Batch | None = None) -> Vector:
         """∇²f_m·vector by double backward, in training mode, shape (dim,)."""
         module = self._flat.load(point)
         module.train()
-        weights, total = list(module.parameters()), torch.zeros(self.dim, device=self._device)
-        along = torch.from_numpy(vector).to(self._device)
+        along, total = torch.from_numpy(vector.copy()).to(self._device), self._flat.clear()
+        # (weight, its part of the vector, its part of the product); frozen weights have none.
+        parts = [
+            each
+            for each in zip(
+                module.parameters(), self._flat.cut(along), self._flat.cut(total), strict=True
+            )
+            if each[0].requires_grad
+        ]
+        weights = [weight for weight, _, _ in parts]
         with self._seeded(point, batch):
             for inputs, targets, share in self._pieces(batch):
                 value = self._loss(module(inputs), targets) * share
-                first = torch.autograd.grad(value, weights, create_graph=True)
-                slope = torch.cat([part.reshape(-1) for part in first]) @ along
-                second = torch.autograd.grad(slope, weights, materialize_grads=True)
-                total = total + torch.cat([part.reshape(-1) for part in second])
-        return total.cpu().numpy()
+                first = grad(value, weights, create_graph=True, materialize_grads=True)
+                slope = sum((f * part[1]).sum() for f, part in zip(first, parts, strict=True))
+                if isinstance(slope, Tensor) and slope.requires_grad:  # else there is no curvature
+                    second = grad(slope, weights, materialize_grads=True)
+                    for product, part in zip(second, parts, strict=True):
+                        part[2].add_(product)
+        return total.cpu().numpy().copy()
 
     @staticmethod
     def cohort(objectives: Sequence[TorchObjective]) -> TorchCohort | None:
@@ -135,7 +147,8 @@ class TorchObjective:
             and f._micro == first.size
             for f in objectives
         )
-        if not alike or first._flat.random or first.buffers is not None:
+        frozen = any(not weight.requires_grad for weight in first._flat.module.parameters())
+        if not alike or frozen or first.buffers is not None:
             return None
         inputs = torch.stack([f._inputs for f in objectives])
         targets = torch.stack([f._targets for f in objectives])
@@ -165,14 +178,20 @@ class TorchObjective:
 
     @contextmanager
     def _seeded(self, point: Vector, batch: Batch | None) -> Iterator[None]:
-        if not self._flat.random:
-            yield
+        # Whatever the module draws (dropout) is a function of the point and the batch.
+        drawn = b"" if batch is None else batch.tobytes()
+        seed = zlib.crc32(drawn, zlib.crc32(point.tobytes()))
+        if self._device != "cpu":
+            with torch.random.fork_rng(devices=[self._device]):
+                torch.manual_seed(seed)
+                yield
             return
-        devices = [] if self._device == "cpu" else [self._device]
-        with torch.random.fork_rng(devices=devices):
-            drawn = b"" if batch is None else batch.tobytes()
-            torch.manual_seed(zlib.crc32(drawn, zlib.crc32(point.tobytes())))
+        before = torch.default_generator.get_state()  # fork_rng does this at ten times the price
+        torch.default_generator.manual_seed(seed)
+        try:
             yield
+        finally:
+            torch.default_generator.set_state(before)
 
 
 class _FlatModule:
@@ -186,27 +205,41 @@ class _FlatModule:
             raise ValueError(f"parameters must all be float32 or all float64, not {kinds}")
         self.layout = Layout(tuple((name, tuple(w.shape)) for name, w in named.items()))
         self._values = torch.cat([w.detach().reshape(-1) for w in named.values()])
+        self._dtype = self._values[:0].cpu().numpy().dtype
         self._grads = torch.zeros_like(self._values)
-        start = 0
-        for weight in named.values():
-            stop = start + weight.numel()
-            weight.data = self._values[start:stop].view(weight.shape)
-            weight.grad = self._grads[start:stop].view(weight.shape)
-            start = stop
+        self._grad_views = self.cut(self._grads)
+        for weight, values in zip(named.values(), self.cut(self._values), strict=True):
+            weight.data = values
         self._buffers = [b for b in module.buffers() if b.is_floating_point()]
-        # Whether a training pass draws random numbers.
-        self.random = any("dropout" in type(part).__name__.lower() for part in module.modules())
+        self._counters = [(b, b.clone()) for b in module.buffers() if not b.is_floating_point()]
+
+    def holds(self, module: nn.Module) -> bool:
+        """Whether the module's parameters still are views of the flat tensor (a copy's are not)."""
+        first = next(module.parameters())
+        return module is self.module and first.data_ptr() == self._values.data_ptr()
 
     def load(self, point: Vector) -> nn.Module:
         """Make ``point`` the module's parameters."""
         if point.shape != (self.layout.dim,):
             raise ValueError(f"the module has {self.layout.dim} parameters, not {point.shape}")
-        self._values.copy_(torch.from_numpy(np.ascontiguousarray(point)))
+        if point.dtype != self._dtype:
+            raise ValueError(f"the module has {self._dtype} parameters, not {point.dtype}")
+        self._values.copy_(torch.from_numpy(point if point.flags.writeable else point.copy()))
         return self.module
 
     def clear(self) -> Tensor:
-        """The flat gradient, zeroed."""
+        """The flat gradient, zeroed, with the weights' gradients as its parts."""
+        for weight, view in zip(self.module.parameters(), self._grad_views, strict=True):
+            weight.grad = view  # again each time: zero_grad() would have taken it away
         return self._grads.zero_()
+
+    def cut(self, flat: Tensor) -> list[Tensor]:
+        """Views of a flat tensor in the shapes of the weights."""
+        sizes = [prod(shape) for _, shape in self.layout.shapes]
+        pieces = torch.split(flat, sizes)
+        return [
+            piece.view(shape) for piece, (_, shape) in zip(pieces, self.layout.shapes, strict=True)
+        ]
 
     @property
     def buffers(self) -> Vector | None:
@@ -216,6 +249,11 @@ class _FlatModule:
 
     @buffers.setter
     def buffers(self, value: Vector) -> None:
+        length = sum(buffer.numel() for buffer in self._buffers)
+        if value.shape != (length,):
+            raise ValueError(f"the module's buffers have {length} entries, not {value.shape}")
+        for counter, first in self._counters:  # batches seen, say: not shared between clients
+            counter.copy_(first)
         start = 0
         for buffer in self._buffers:
             stop = start + buffer.numel()
@@ -226,7 +264,7 @@ class _FlatModule:
 def flat_module(module: nn.Module, device: str = "cpu") -> _FlatModule:
     """The one flat view of a module, made when it is first asked for."""
     flat = module.__dict__.get("_fedbias_flat")
-    if flat is None:
+    if flat is None or not flat.holds(module):
         flat = module.__dict__["_fedbias_flat"] = _FlatModule(module, device)
     return cast(_FlatModule, flat)
 
@@ -235,6 +273,8 @@ def as_tensors(data: Dataset[Any] | tuple[Any, Any]) -> tuple[Tensor, Tensor]:
     """Inputs and targets as two tensors with one row per example."""
     if not isinstance(data, tuple):
         rows = cast(Any, data)
+        if len(rows) == 0:
+            raise ValueError("the data set is empty")
         data = tuple(default_collate([rows[i] for i in range(len(rows))]))
     inputs, targets = (p if isinstance(p, Tensor) else torch.tensor(p) for p in data)
     return inputs, targets

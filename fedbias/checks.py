@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from numbers import Integral, Real
+from numbers import Integral
+
+import numpy as np
 
 
 def real(
@@ -36,7 +38,11 @@ def real(
         Names the field, the value and the allowed range.
     """
     allowed = _interval("a number", above, least, below, most)
-    fits = isinstance(value, Real) and not isinstance(value, bool) and value == value
+    fits = (
+        isinstance(value, (Integral, float, np.floating))
+        and not isinstance(value, bool)
+        and value == value
+    )
     if fits:
         try:
             number = float(value)  # type: ignore[arg-type]

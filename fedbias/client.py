@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, cast
 
 from fedbias.compressors import identity
 from fedbias.ledger import Ledger, pend, settle
@@ -80,16 +79,43 @@ class _Prefetched:
         return getattr(self._objective, name)
 
 
-def prefetched(objectives: Sequence[Objective], plan: Plan) -> list[Objective]:
+class Cohort(Protocol):
+    """Many clients' data, ready to be computed in one call."""
+
+    def losses_and_gradients(self, point: Vector) -> tuple[Vector, Vector]:
+        """Losses, shape (m,), and gradients over all the data, shape (m, dim), at one point."""
+
+
+def cohort_of(objectives: Sequence[Objective]) -> Cohort | None:
+    """What the objectives' own ``cohort`` makes of them; None if they cannot go together."""
+    kinds = {type(objective) for objective in objectives}
+    make = getattr(type(objectives[0]), "cohort", None)
+    return cast(Cohort | None, make(objectives)) if make and len(kinds) == 1 else None
+
+
+def prefetched(
+    objectives: Sequence[Objective],
+    plan: Plan,
+    together: Callable[[Sequence[Objective]], Cohort | None] = cohort_of,
+) -> list[Objective]:
     """Compute many clients' full gradients at one point together, where that is possible.
 
     Every estimator that needs gradients begins with the one at ``plan.point``; without batches it
-    is the same for all the clients' data, and ``cohort`` may have a faster way to it. Returns the
-    same objectives, each knowing that answer; or unchanged where there is none. The cohort's
-    gradients agree with those client by client up to its own rounding.
+    is over all the clients' data, and a cohort may have a faster way to it.
+
+    Parameters
+    ----------
+    together : callable
+        Makes the cohort; for callers that keep the last one.
+
+    Returns
+    -------
+    list of Objective
+        The same objectives, each knowing that answer (for this very array ``plan.point``); or
+        unchanged. The answers are the objectives' own up to the cohort's rounding.
     """
     full = plan.batch_size is None and "gradient" in plan.estimator.needs and plan.buffers is None
-    cohort = _cohort(tuple(objectives)) if full else None
+    cohort = together(objectives) if full else None
     if cohort is None:
         return list(objectives)
     losses, gradients = cohort.losses_and_gradients(plan.point)
@@ -97,9 +123,3 @@ def prefetched(objectives: Sequence[Objective], plan: Plan) -> list[Objective]:
         cast(Objective, _Prefetched(objective, plan.point, float(loss), gradient))
         for objective, loss, gradient in zip(objectives, losses, gradients, strict=True)
     ]
-
-
-@lru_cache(maxsize=1)  # the same clients come again in the next round, and stacking copies data
-def _cohort(objectives: tuple[Objective, ...]) -> Any:
-    make = getattr(type(objectives[0]), "cohort", None)
-    return make(objectives) if make else None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -119,6 +120,9 @@ def run(
     algorithm = Algorithm(
         optimizer, estimator, compressor, feedback, batch_size, weights, seed=seed
     )
+    if stop is not None and stop.accuracy is not None:
+        raise ValueError("run: stop.accuracy has no meaning here, objectives have losses alone")
+    began = time.monotonic()
     share = [1.0 if weights == "uniform" else float(objective.size) for objective in objectives]
     state = ServerState(start, buffers=getattr(objectives[0], "buffers", None))
     ledgers, everyone = [Ledger() for _ in objectives], range(len(objectives))
@@ -145,7 +149,7 @@ def run(
         if on_round:
             on_round(state.round - 1, state, outcome)
         if stop:
-            stopped = stop.reached(_measured(losses[-1], outcomes))
+            stopped = stop.reached(_measured(losses[-1], outcomes, began))
     settled = [
         settle(ledger, state.acknowledged.get(client, NEVER)).memory
         for client, ledger in enumerate(ledgers)
@@ -169,8 +173,9 @@ def mean_loss(objectives: Sequence[Objective], point: Vector, share: Sequence[fl
     return sum(weighted) / sum(share)
 
 
-def _measured(loss: float, outcomes: Sequence[Outcome]) -> dict[str, float | None]:
+def _measured(loss: float, outcomes: Sequence[Outcome], began: float) -> dict[str, float | None]:
     return {
+        "seconds": time.monotonic() - began,
         "loss": loss,
         "gradient_norm": outcomes[-1].gradient_norm,
         "uplink_bytes": sum(outcome.wire_bits for outcome in outcomes) / 8,

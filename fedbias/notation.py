@@ -111,9 +111,8 @@ def _call(name: str, args: list[ast.expr], keywords: list[ast.keyword], text: st
     allowed = [field.name for field in fields(cls)]
     required = [field.name for field in fields(cls) if field.default is MISSING]
     values = dict(zip(allowed, (_build(arg, text) for arg in args), strict=False))
-    positional = set(values)
     for keyword in keywords:
-        if keyword.arg not in allowed or keyword.arg in positional:
+        if keyword.arg not in allowed or keyword.arg in values:
             raise ValueError(f"{name} takes ({', '.join(allowed)}), not {keyword.arg!r}")
         values[keyword.arg] = _build(keyword.value, text)
     if len(args) > len(allowed) or not set(required) <= set(values):

@@ -31,7 +31,7 @@ class Objective(Protocol):
         A settable vector of what training changes besides the point (BatchNorm's statistics).
     ``cohort(objectives)``
         Static: an object that computes many clients' gradients in one call, see
-        :func:`fedbias.client.prefetched`, or None if these cannot be computed together.
+        :class:`fedbias.client.Cohort`, or None if these cannot be computed together.
 
     ``batch`` is an array of example indices, possibly repeated; None means all the data.
     """

@@ -185,6 +185,8 @@ def decode(packet: Packet, radius: float | None = None, *, dim: int | None = Non
         raise PacketError(f"this {codec.name} packet was encoded for a preset radius: pass it")
     if packet.scale is not None and radius is not None:
         raise PacketError(f"this {codec.name} packet carries its own scale: pass no radius")
+    if radius is not None and not 0 < radius < math.inf:
+        raise PacketError(f"a radius is a positive number, not {radius}")
     scale = packet.scale if packet.scale is not None else radius
     return codec.decode(packet, 1.0 if scale is None else scale)
 

@@ -105,8 +105,8 @@ class Plan:
             }
         except ValueError as reason:
             raise ProtocolError(str(reason)) from None
-        buffers = decode(_packet(record, "buffers")) if "buffers" in record else None
-        point = decode(_packet(record, "point"))
+        buffers = dense_vector(record, "buffers") if "buffers" in record else None
+        point = dense_vector(record, "point")
         return cls(**{**header, **spelled}, point=point, buffers=buffers)
 
 
@@ -171,6 +171,14 @@ class Report:
 def dense(vector: Vector) -> bytes:
     """A vector as an uncompressed packet's bytes."""
     return bytes(identity().encode(vector))
+
+
+def dense_vector(record: Mapping[str, Any], name: str) -> Vector:
+    """The vector of a record's uncompressed packet; so few bytes cannot ask for much memory."""
+    packet = _packet(record, name)
+    if packet.codec != identity.codec:
+        raise PacketError(f"{name} must come uncompressed, not as {packet.codec}")
+    return decode(packet)
 
 
 def _packet(record: Mapping[str, Any], name: str) -> Packet:

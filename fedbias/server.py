@@ -164,7 +164,8 @@ def apply(
             refused[report.client] = str(reason)
             continue
         weight = 1.0 if algorithm.weights == "uniform" else float(report.examples)
-        total += vector if weight == 1 else weight * vector
+        with np.errstate(over="ignore"):  # looked at below
+            total += vector if weight == 1 else weight * vector
         if buffers is not None and extra is not None:
             buffers += weight * extra
         mass, loss = mass + weight, loss + weight * report.loss
@@ -178,6 +179,9 @@ def apply(
     if len(applied) < algorithm.minimum_replies:
         return replace(state, round=state.round + 1), received
     mean = total / mass
+    if not np.isfinite(mean).all():  # each report is finite, their sum is beyond the dtype
+        overflow = dict.fromkeys(applied, "the sum of this round's reports overflows")
+        return replace(state, round=state.round + 1), Outcome(refused=refused | overflow)
     point, optimizer = algorithm.optimizer.update(state.point, mean, state.optimizer)
     moved = ServerState(
         point=point,

@@ -26,7 +26,10 @@ def _sized(settings: Settings, grid: Grid) -> Settings:
     """The settings with as many clients as the federation has: its nodes know it, not the app."""
     end = time.monotonic() + settings.patience
     while time.monotonic() < end:
-        for hello in greet(grid, list(grid.get_node_ids())[:1], settings.patience).values():
+        for node in list(grid.get_node_ids())[:1]:
+            hello = greet(grid, node, settings.patience)
+            if hello is None:
+                break
             if isinstance(hello, str):
                 raise SettingsError(f"a node cannot take part: {hello}")
             if hello.partitions and hello.partitions != settings.clients:

@@ -11,7 +11,7 @@ from .engines import InlineGrid, run_on_ray
 from .output import Progress, Run, RunFolder, describe_environment, read_run, write_report
 from .settings import Settings
 from .tasks import make_task
-from .training import client_app_for, train
+from .training import check_same_settings, client_app_for, train
 
 ENGINES = ("inline", "ray")
 
@@ -42,8 +42,11 @@ def run_cell(
     """
     make_task(settings)  # wrong settings and missing data end here, before anything is written
     folder = RunFolder(path)
-    if resume and folder.environment.exists() and _rounds(folder.path) >= settings.rounds:
-        return read_run(folder.path)
+    if resume and folder.environment.exists():
+        check_same_settings(settings, folder)
+        before = read_run(folder.path)
+        if "stopped" in before.environment or _rounds(before) >= settings.rounds:
+            return before
     if progress:
         progress.start(settings.rounds, title or folder.path.name)
     app = client_app_for(settings)
@@ -75,6 +78,6 @@ def finish(folder: RunFolder, arguments: Sequence[str], stopped: str | None) -> 
     return run
 
 
-def _rounds(path: Path) -> int:
-    rounds = read_run(path).values("round")
+def _rounds(run: Run) -> int:
+    rounds = run.values("round")
     return int(rounds[-1]) if rounds else 0

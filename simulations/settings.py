@@ -50,7 +50,9 @@ class SettingsError(ValueError):
 class Settings(BaseModel):
     """All that decides a run. The descriptions are the help of the command line."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, allow_inf_nan=False, validate_default=True
+    )
 
     task: str = Field("digits", description="digits, fashion-mnist, mnist, least-squares, "
                       "logistic, or your own as module:function")  # fmt: skip

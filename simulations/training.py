@@ -6,6 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from flwr.app import Array, ArrayRecord, Context, MetricRecord
@@ -21,7 +22,7 @@ from strategies import Checkpoint, FedBias, RoundRecord, load_checkpoint, save_c
 
 from .engines.inline import export_states, import_states
 from .engines.lossy import LossyGrid
-from .output import Progress, RunFolder
+from .output import Progress, RunFolder, read_run
 from .settings import Settings, SettingsError, make_settings
 from .tasks import make_task
 
@@ -110,11 +111,12 @@ def train(
         folder.append(record.to_dict())
         if progress:
             progress.update(record.to_dict())
-        if record.round == settings.rounds or time.monotonic() - written > CHECKPOINT_SECONDS:
+        over = record.round == settings.rounds or now.stopped
+        if over or time.monotonic() - written > CHECKPOINT_SECONDS:
             arrays, values = export_states(contexts or {})
             save_checkpoint(
                 checkpoint,
-                Checkpoint(now.state, now.total_uplink_bytes, now.seconds, arrays, values),
+                replace(now, clients=arrays, meta=values),
             )
             written = time.monotonic()
 
@@ -142,19 +144,21 @@ def train(
     return strategy
 
 
-def _resumed(
-    settings: Settings, folder: RunFolder, contexts: Mapping[int, Context] | None
-) -> Checkpoint:
-    from .output import read_run
-
-    before = dict(read_run(folder.path).settings)
-    now = settings.model_dump()
+def check_same_settings(settings: Settings, folder: RunFolder) -> None:
+    """Refuse to go on with other settings than the folder's, but for more rounds."""
+    before, now = dict(read_run(folder.path).settings), settings.model_dump()
     changed = [key for key in now if before.get(key) != now[key] and key != "rounds"]
     if changed:
         raise SettingsError(
             f"{folder.path} was run with other settings ({', '.join(changed)}): "
             "give the same ones to resume, or another --name"
         )
+
+
+def _resumed(
+    settings: Settings, folder: RunFolder, contexts: Mapping[int, Context] | None
+) -> Checkpoint:
+    check_same_settings(settings, folder)
     checkpoint = load_checkpoint(folder.path / "checkpoint.safetensors")
     folder.truncate(checkpoint.state.round)
     if contexts:

@@ -30,6 +30,8 @@ class Checkpoint:
         The clients' own memories, where the engine holds them (a simulation in one process).
     meta : mapping
         Whatever else belongs to the clients' memories; JSON.
+    stopped : str or None
+        The goal that was reached, if the run is over.
     """
 
     state: ServerState
@@ -37,6 +39,7 @@ class Checkpoint:
     seconds: float = 0.0
     clients: Mapping[str, Vector] = field(default_factory=dict)
     meta: Mapping[str, Any] = field(default_factory=dict)
+    stopped: str | None = None
 
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -52,6 +55,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "acknowledged": sorted(state.acknowledged.items()),
         "total_uplink_bytes": checkpoint.total_uplink_bytes,
         "seconds": checkpoint.seconds,
+        "stopped": checkpoint.stopped,
         "meta": checkpoint.meta,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,22 +76,23 @@ def load_checkpoint(path: Path) -> Checkpoint:
         with safe_open(path, framework="numpy") as file:
             header = json.loads(file.metadata()["fedbias"])
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        state = ServerState(
+            point=arrays["point"],
+            round=header["round"],
+            optimizer=_under("optimizer/", arrays),
+            acknowledged={client: round for client, round in header["acknowledged"]},
+            buffers=arrays.get("buffers"),
+        )
+        return Checkpoint(
+            state,
+            header["total_uplink_bytes"],
+            header["seconds"],
+            _under("clients/", arrays),
+            header["meta"],
+            header["stopped"],
+        )
     except (SafetensorError, KeyError, TypeError, ValueError) as reason:
         raise ValueError(f"{path} is not a fedbias checkpoint: {reason}") from None
-    state = ServerState(
-        point=arrays["point"],
-        round=header["round"],
-        optimizer=_under("optimizer/", arrays),
-        acknowledged={client: round for client, round in header["acknowledged"]},
-        buffers=arrays.get("buffers"),
-    )
-    return Checkpoint(
-        state,
-        header["total_uplink_bytes"],
-        header["seconds"],
-        _under("clients/", arrays),
-        header["meta"],
-    )
 
 
 def _under(prefix: str, arrays: Mapping[str, Vector]) -> dict[str, Vector]:

@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
-from flwr.app import MetricRecord
+from flwr.app import MetricRecord, RecordDict
 
 _WEIGHT = "num-examples"
+
+
+def client_evaluation(content: RecordDict) -> MetricRecord:
+    """A client's metrics, all of them finite numbers, over at least one example (ValueError)."""
+    metrics = content.metric_records.get("metrics")
+    if metrics is None or _WEIGHT not in metrics:
+        raise ValueError(f"its reply has no metrics with {_WEIGHT}")
+    for name, value in metrics.items():
+        if isinstance(value, list) or not math.isfinite(value):
+            raise ValueError(f"its {name} is {value}")
+    if float(metrics[_WEIGHT]) < 1:  # type: ignore[arg-type]
+        raise ValueError(f"its {_WEIGHT} is {metrics[_WEIGHT]}")
+    return metrics
 
 
 def mean_metrics(answers: Mapping[int, MetricRecord]) -> MetricRecord | None:

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+NEVER_CAME = (3, 4, 5)  # Flower's codes: message, reply or node unavailable
 _SHORTEST, _LONGEST = 0.002, 0.5  # seconds between two pulls
 
 

@@ -21,7 +21,7 @@ from fedbias.stopping import Until
 
 from .arrays import Names
 from .checkpoint import Checkpoint
-from .evaluation import mean_metrics
+from .evaluation import client_evaluation, mean_metrics
 from .exchange import exchange
 from .records import RoundRecord, Tally
 from .replies import collect
@@ -147,7 +147,8 @@ class FedBias(Strategy):
         """
         names = self._names = Names.of(initial_arrays, initial_buffers)
         first = resume or Checkpoint(names.start(initial_arrays, initial_buffers))
-        self.state, self.stopped, began = first.state, None, time.monotonic()
+        self.state, self.stopped = first.state, first.stopped
+        self._tally, began = Tally(), time.monotonic()
         self._roster = Roster(first.state.point.size)
         self._roster.wait(grid, self.minimum_clients, self.patience)
         result, total = Result(arrays=names.arrays(first.state)), first.total_uplink_bytes
@@ -158,9 +159,10 @@ class FedBias(Strategy):
                 metrics |= {"test_loss": central.get("loss"), "accuracy": central.get("accuracy")}
             seconds = first.seconds + time.monotonic() - began
             record = RoundRecord.of(number, seconds, total, self._tally, **metrics)
-            if on_round:
-                on_round(record, Checkpoint(self._running(), total, seconds))
             self.stopped = self.stop.reached(record.goals()) if self.stop else None
+            if on_round:
+                now = Checkpoint(self._running(), total, seconds, stopped=self.stopped)
+                on_round(record, now)
 
         if resume is None:
             close(0, {})
@@ -209,6 +211,7 @@ class FedBias(Strategy):
         for client in outcome.forgotten:
             _LOG.warning("round %s: client %s had lost its memory", server_round, client)
         self._tally.header_bytes = came.header_bytes
+        self._tally.heard = len(came.heard)
         self._tally.outcome = replace(outcome, refused=refused)
         if not outcome.applied:
             return None, None
@@ -241,7 +244,10 @@ class FedBias(Strategy):
                 why = reply.error.reason
                 _LOG.warning("round %s: client %s did not evaluate: %s", server_round, client, why)
             elif client is not None:
-                answers[client] = reply.content.metric_records["metrics"]
+                try:
+                    answers[client] = client_evaluation(reply.content)
+                except ValueError as why:
+                    _LOG.warning("round %s: left client %s out: %s", server_round, client, why)
         return mean_metrics(answers)
 
     # Pieces -------------------------------------------------------------------------------------

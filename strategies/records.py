@@ -16,6 +16,7 @@ class Tally:
     asked: int = 0
     downlink_bytes: int = 0
     header_bytes: int = 0
+    heard: int = 0
     outcome: Outcome = field(default_factory=Outcome)
 
 
@@ -82,7 +83,7 @@ class RoundRecord:
             total_uplink_bytes=total,
             applied=len(outcome.applied),
             refused=len(outcome.refused),
-            lost=tally.asked - outcome.received - len(outcome.refused),
+            lost=tally.asked - tally.heard,
             forgotten=len(outcome.forgotten),
             gradient_norm=_known(outcome.gradient_norm),
             **metrics,

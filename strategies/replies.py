@@ -9,9 +9,9 @@ from flwr.app import Message
 
 from fedbias.rounds import Report
 
+from .exchange import NEVER_CAME
 from .roster import Roster
 
-_NEVER_CAME = (3, 4, 5)  # Flower's codes: message, reply or node unavailable
 _NOBODY = -1  # stands for a node that is not on the roster
 
 
@@ -27,19 +27,23 @@ class Replies:
         Client → why its reply is no report; −1 for nodes that nobody knows.
     header_bytes : int
         Of the reports' JSON headers.
+    heard : set of int
+        The nodes something came from.
     """
 
     reports: list[Report] = field(default_factory=list)
     refused: dict[int, str] = field(default_factory=dict)
     header_bytes: int = 0
+    heard: set[int] = field(default_factory=set)
 
 
 def collect(replies: Iterable[Message], roster: Roster) -> Replies:
     """Read the replies as they arrive; what Flower could not deliver is lost, not refused."""
     found = Replies()
     for reply in replies:
-        if reply.has_error() and reply.error.code in _NEVER_CAME:
+        if reply.has_error() and reply.error.code in NEVER_CAME:
             continue
+        found.heard.add(reply.metadata.src_node_id)
         client = roster.client(reply.metadata.src_node_id)
         try:
             report, header = _read(reply, client)

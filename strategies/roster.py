@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterable
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -12,9 +11,9 @@ from flwr.serverapp import Grid
 from fedbias.hello import Hello
 from fedbias.randomness import fingerprint
 
-from .exchange import exchange
+from .exchange import NEVER_CAME, exchange
 
-_HELLO_SECONDS = 60.0  # who has not answered by then is asked again in the next round
+_TELL_AFTER, _TELL_EVERY = 5.0, 10.0  # seconds of waiting between two notices
 _LOG = logging.getLogger("flwr")
 
 
@@ -29,33 +28,43 @@ class Roster:
     def __init__(self, dim: int) -> None:
         self._dim = dim
         self._known: dict[int, Hello | None] = {}  # node → who; None where it was turned away
+        self._asked: dict[str, int] = {}  # message → node that has not answered yet
         self._warned: set[int] = set()  # nodes whose number is taken
         self.nodes: dict[int, int] = {}  # client → node
 
     def wait(self, grid: Grid, count: int, patience: float) -> None:
         """Enrol until ``count`` clients are there (TimeoutError after ``patience`` seconds)."""
-        end, told, pause = time.monotonic() + patience, time.monotonic() + 5, 0.05
-        self.enrol(grid, patience)
+        start, pause, told = time.monotonic(), 0.01, _TELL_AFTER
+        self.enrol(grid)
         while len(self.nodes) < count:
-            if time.monotonic() >= end:
+            waited = time.monotonic() - start
+            if waited >= patience:
                 raise TimeoutError(
                     f"{len(self.nodes)} of {count} clients came within {patience:g} s; "
                     "start more nodes, or ask for fewer clients"
                 )
-            if time.monotonic() >= told:
-                told = time.monotonic() + 10
+            if waited >= told:
+                told += _TELL_EVERY
                 _LOG.warning("waiting: %s of %s clients are there", len(self.nodes), count)
             time.sleep(pause)
             pause = min(1.0, pause * 1.5)
-            self.enrol(grid, max(0.0, end - time.monotonic()))
+            self.enrol(grid)
 
-    def enrol(self, grid: Grid, patience: float) -> None:
-        """Ask new nodes who they are, and forget those that are gone."""
+    def enrol(self, grid: Grid) -> None:
+        """Forget nodes that are gone, ask new ones who they are, hear who has answered.
+
+        Never waits: a node that hangs is heard whenever it answers.
+        """
         online = set(grid.get_node_ids())
         self._known = {node: hello for node, hello in self._known.items() if node in online}
         self.nodes = {client: node for client, node in self.nodes.items() if node in online}
-        strangers = sorted(online - set(self._known))
-        self._hear(greet(grid, strangers, min(patience, _HELLO_SECONDS)))
+        self._asked = {key: node for key, node in self._asked.items() if node in online}
+        for node in sorted(online - set(self._known) - set(self._asked.values())):
+            self._asked |= dict.fromkeys(grid.push_messages([_question(node)]), node)
+        for reply in grid.pull_messages(list(self._asked)) if self._asked else ():
+            self._asked.pop(reply.metadata.reply_to_message_id, None)
+            if (answer := introduction(reply)) is not None:
+                self._hear(reply.metadata.src_node_id, answer)
         self._admit()
 
     def client(self, node: int) -> int | None:
@@ -63,18 +72,17 @@ class Roster:
         hello = self._known.get(node)
         return None if hello is None else hello.client
 
-    def _hear(self, answers: dict[int, Hello | str]) -> None:
-        for node, answer in sorted(answers.items()):
-            problem = answer if isinstance(answer, str) else self._objection(answer)
-            self._known[node] = None if problem or isinstance(answer, str) else answer
-            if problem:
-                _LOG.warning("node %s cannot take part: %s", node, problem)
-            elif isinstance(answer, Hello) and not answer.stable:
-                _LOG.warning(
-                    "node %s has neither partition-id nor client-id in its node config, so this "
-                    "run cannot be reproduced: its number is the node's",
-                    node,
-                )
+    def _hear(self, node: int, answer: Hello | str) -> None:
+        problem = answer if isinstance(answer, str) else self._objection(answer)
+        self._known[node] = None if problem or isinstance(answer, str) else answer
+        if problem:
+            _LOG.warning("node %s cannot take part: %s", node, problem)
+        elif isinstance(answer, Hello) and not answer.stable:
+            _LOG.warning(
+                "node %s has neither partition-id nor client-id in its node config, so this "
+                "run cannot be reproduced: its number is the node's",
+                node,
+            )
 
     def _admit(self) -> None:
         # A node whose number is taken stays outside only as long as the other one is there: after
@@ -102,18 +110,24 @@ class Roster:
         return None
 
 
-def greet(grid: Grid, nodes: Iterable[int], patience: float) -> dict[int, Hello | str]:
-    """Ask nodes who they are: their introductions, or why there is none; nothing if none came."""
-    content = RecordDict({"fedbias": ConfigRecord()})
-    questions = [Message(content, node, "query.hello") for node in nodes]
-    answers: dict[int, Hello | str] = {}
-    for reply in exchange(grid, questions, patience) if questions else ():
-        node = reply.metadata.src_node_id
-        if reply.has_error():
-            answers[node] = str(reply.error.reason)
-            continue
-        try:
-            answers[node] = Hello.from_record(reply.content.config_records["fedbias"])
-        except (KeyError, ValueError) as reason:
-            answers[node] = str(reason)
-    return answers
+def greet(grid: Grid, node: int, timeout: float) -> Hello | str | None:
+    """Ask one node who it is: its introduction, why there is none, or None if nothing came."""
+    for reply in exchange(grid, [_question(node)], timeout):
+        return introduction(reply)
+    return None
+
+
+def introduction(reply: Message) -> Hello | str | None:
+    """What a reply to a hello says; None if Flower could not deliver it."""
+    if reply.has_error():
+        return None if reply.error.code in NEVER_CAME else str(reply.error.reason)
+    try:
+        return Hello.from_record(reply.content.config_records["fedbias"])
+    except KeyError:
+        return "it does not speak fedbias: its ClientApp is not made by clients.client_app"
+    except ValueError as reason:
+        return str(reason)
+
+
+def _question(node: int) -> Message:
+    return Message(RecordDict({"fedbias": ConfigRecord()}), node, "query.hello")

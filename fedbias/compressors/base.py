@@ -92,8 +92,12 @@ class Compressor(ABC):
         check_vector(vector)
         if self.random and rng is None:
             raise ValueError(f"{self.name} draws random numbers: pass rng")
-        if radius is not None and not (self.takes_radius and np.isfinite(radius) and radius > 0):
-            reason = "finite and > 0" if self.takes_radius else "None: it adapts by itself"
+        if radius is not None and not (self.takes_radius and _representable(radius, vector.dtype)):
+            reason = (
+                f"finite and > 0 as {vector.dtype}"
+                if self.takes_radius
+                else "None: it adapts by itself"
+            )
             raise ValueError(f"{self.name}: radius must be {reason}, not {radius!r}")
         scale, fields, payload = self._encode(vector, rng or _UNUSED, radius)
         return Packet(self.codec, vector.dtype, vector.size, scale, fields, payload)
@@ -115,6 +119,11 @@ def check_vector(vector: Vector) -> None:
     finite = np.isfinite(vector)
     if not finite.all():
         raise ValueError(f"{int((~finite).sum())} of {vector.size} entries are NaN or infinite")
+
+
+def _representable(radius: float, dtype: np.dtype[Any]) -> bool:
+    info = np.finfo(dtype)
+    return bool(info.tiny <= radius <= info.max)
 
 
 _UNUSED = np.random.default_rng(0)

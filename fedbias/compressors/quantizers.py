@@ -33,7 +33,8 @@ class Sign(Compressor):
     def _encode(
         self, vector: Vector, rng: Generator, radius: float | None
     ) -> tuple[float | None, Fields, bytes]:
-        return float(np.abs(vector).mean()), (), pack(vector >= 0, 1)
+        mean = np.abs(vector).mean(dtype=np.float64)  # a float32 sum may overflow
+        return float(vector.dtype.type(mean)), (), pack(vector >= 0, 1)
 
     def guarantee(self, dim: int) -> Guarantee:
         """α = 1/d, attained by a vector with one entry; ‖v‖₁²/(d‖v‖²) for a given v."""

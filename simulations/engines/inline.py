@@ -109,12 +109,10 @@ class InlineGrid(Grid):
         return self.pull_messages(self.push_messages(messages))
 
     def _answers(self, messages: list[Message]) -> Iterator[Message]:
-        together = getattr(self._app, "answer_together", None)
+        prepare = getattr(self._app, "prepare", None)
         training = [m for m in messages if m.metadata.message_type == "train"]
-        if self._cohort and together and len(training) == len(messages) > 1:
-            nodes = [m.metadata.dst_node_id for m in messages]
-            yield from together(messages, [self.contexts[node] for node in nodes])
-            return
+        if self._cohort and prepare and len(training) > 1:
+            prepare(training, [self.contexts[m.metadata.dst_node_id] for m in training])
         for message in messages:
             yield self._answer(message)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .picture import write_picture
-from .runs import Run, absolute, write_text
+from .runs import Run, absolute, to_json_line, write_text
 from .tables import comparison_table, text_table
 
 
@@ -30,8 +30,9 @@ def save_result(
     rows, base = comparison_table(runs), absolute(path)
     base.parent.mkdir(parents=True, exist_ok=True)
     table, picture, data = (base.with_name(base.name + end) for end in (".md", ".png", ".json"))
-    result = {"environment": dict(environment), "rows": [asdict(row) for row in rows]}
-    write_text(data, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
+    plain = [json.loads(to_json_line(asdict(row))) for row in rows]
+    result = {"environment": dict(environment), "rows": plain}
+    write_text(data, json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     first, *others = text_table(rows)
     lines = [first, ["---", *["---:"] * (len(first) - 1)], *others]
     made = f"Made by `{environment.get('command')}`; the environment is in {data.name}."

@@ -84,10 +84,14 @@ class RunFolder:
 
     def begin(self, settings: Mapping[str, Setting]) -> None:
         """Write the settings and remove what an earlier run left in this folder."""
-        text = to_toml(settings)
+        to_toml(settings)  # what cannot be written is refused before anything is removed
         for old in (self.rounds, self.model, self.environment, self.report):
             old.unlink(missing_ok=True)
-        write_text(self.settings, text)
+        self.describe(settings)
+
+    def describe(self, settings: Mapping[str, Setting]) -> None:
+        """Write the settings alone, when a run is resumed for more rounds."""
+        write_text(self.settings, to_toml(settings))
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Add the record of one round; it is on its way to the disk when this returns."""

@@ -45,5 +45,6 @@ def _mean(records: Sequence[Record]) -> Record:
         exact = all(type(record[key]) is int for record in records)
         mean[key] = round(fmean(values)) if exact else fmean(values)
         if key in _SPREAD:
-            mean[f"{key}_spread"] = stdev(values)
+            finite = all(map(math.isfinite, values))  # stdev has no answer otherwise
+            mean[f"{key}_spread"] = stdev(values) if finite else math.nan
     return mean

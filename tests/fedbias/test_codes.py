@@ -147,6 +147,9 @@ def test_random_k_costs_a_seed_and_scales_by_d_over_k():
     assert packet.payload_bits == 64 * 250 and packet.wire_bits == 8 * (10 + 12 + 8 * 250 + 4)
     back = fb.decode(packet)
     assert set(back / vector) == {0.0, 4.0}
+    seed = packet.fields[1]  # the places: where that seed draws the 250 smallest numbers
+    drawn = np.argsort(np.random.default_rng(seed).random(1000))[:250]
+    assert set(np.flatnonzero(back)) == set(drawn)
     other = fb.decode(fb.random_k(0.25).encode(vector, np.random.default_rng(1)))
     assert not np.array_equal(back, other)
 

@@ -214,6 +214,8 @@ def test_refused_vectors(compressor):
     for wrong in (np.zeros(0), np.zeros((2, 2)), np.array(1.0)):
         with pytest.raises(ValueError, match="one axis and 1 … "):
             compressor.encode(wrong, rng)
+    with pytest.raises(ValueError, match="entries, not \\(4294967296,\\)"):  # costs no memory
+        compressor.encode(np.broadcast_to(np.float32(0), (2**32,)), rng)
     for kind in (np.int64, np.float16, np.bool_, np.complex128, ">f8"):
         with pytest.raises(ValueError, match="float32 or float64, not"):
             compressor.encode(np.ones(3, kind), rng)

@@ -209,6 +209,11 @@ def test_a_radius_both_sides_know(compressor):
     np.testing.assert_array_equal(fb.decode(fb.identity().encode(VECTOR, radius=8.0), 8.0), VECTOR)
 
 
+def test_shorter_than_any_packet():
+    with pytest.raises(fb.PacketError, match="a packet has at least 14 bytes: 13"):
+        fb.Packet.from_bytes(b"fb\x01" + bytes(10))
+
+
 def test_a_radius_that_has_no_use_is_refused():
     """As decode documents: the packet has its own scale and the caller believes another."""
     with pytest.raises(fb.PacketError):

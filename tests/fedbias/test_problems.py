@@ -1,11 +1,14 @@
 """Objectives against finite differences, eigenvalues and each other."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
 import fedbias as fb
 from fedbias.client import prefetched, respond
 from fedbias.ledger import Ledger
+from fedbias.objectives import client_metrics
 from fedbias.problems import LogisticLoss, Squares
 from fedbias.problems.linear import mean_hessian
 from fedbias.server import Algorithm, ServerState, plan_for
@@ -48,12 +51,17 @@ def test_values_by_hand():
     assert squares.loss(np.array([3.0, 4.0])) == 2 + 12.5
     assert squares.gradient(np.array([3.0, 4.0])).tolist() == [1 + 3, 1 + 4]
     assert (squares.dim, squares.size) == (2, 2)
+    assert squares.loss(np.array([3.0, 4.0]), np.array([1, 1])) == 2 + 12.5
+    assert squares.loss(np.array([3.0, 6.0]), np.array([1])) == 8 + 22.5
     logistic = LogisticLoss(np.array([[1.0], [2.0]]), np.array([1.0, -1.0]))
     assert logistic.loss(np.zeros(1)) == pytest.approx(np.log(2), rel=1e-15)
     assert logistic.gradient(np.zeros(1)).tolist() == [(-1 + 2) / 4]
     assert logistic.loss(np.array([1e4])) == 1e4  # (0 + 2·10^4)/2
     assert logistic.gradient(np.array([1e4])).tolist() == [1]
     assert logistic.metrics(np.array([1.0])) == {"loss": logistic.loss(np.ones(1)), "accuracy": 0.5}
+    assert logistic.metrics(np.zeros(1))["accuracy"] == 0  # on the line is on neither side
+    assert client_metrics(logistic, np.ones(1)) == logistic.metrics(np.ones(1))
+    assert client_metrics(squares, np.zeros(2)) == {"loss": squares.loss(np.zeros(2))}
 
 
 @each_objective
@@ -148,6 +156,9 @@ def test_shares_are_contiguous_and_nearly_equal():
     problem = fb.LeastSquares(rows, np.arange(13.0), clients=4)
     assert [f.size for f in problem.objectives] == [4, 3, 3, 3]
     np.testing.assert_array_equal(np.concatenate([f.features for f in problem.objectives]), rows)
+    assert [f.size for f in fb.LeastSquares(rows, np.arange(13.0), 13).objectives] == [1] * 13
+    assert len(fb.LeastSquares(rows, np.arange(13.0)).objectives) == 1
+    assert len(fb.Logistic(rows, np.ones(13), 0.1).objectives) == 1
 
 
 @pytest.mark.parametrize("ridge", [0.0, 0.7])
@@ -174,6 +185,31 @@ def test_no_cohort_of_unequal_clients():
     assert Squares.cohort([alike, larger]) is None
     assert Squares.cohort([alike, Squares(ROWS, VALUES, 0.1)]) is None
     assert Squares.cohort([alike, alike]) is not None
+    assert Squares.cohort([alike]).losses_and_gradients(np.ones(4))[1].shape == (1, 4)
+
+
+@dataclass
+class Own:
+    """Somebody's objective: a plain dataclass, which Python makes unhashable."""
+
+    slope: np.ndarray
+    dim: int = 4
+    size: int = 8
+
+    def loss(self, point, batch=None):
+        return float(self.slope @ point)
+
+    def gradient(self, point, batch=None):
+        return self.slope
+
+
+def test_prefetching_leaves_others_objectives_alone():
+    """No cohort of their own, or of another kind than the first. Kills: a need for hash or ==."""
+    plan = plan_for(Algorithm(fb.adam()), ServerState(np.ones(4)), 0)
+    own = Own(np.ones(4))
+    for clients in ([own], [own, own], [Squares(ROWS, VALUES), own]):
+        together = prefetched(clients, plan)
+        assert [type(one) for one in together] == [type(one) for one in clients]
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,7 @@ def same(one, other):
     "plan",
     [
         PLAN,
+        replace(PLAN, batch_size=1, round=2**40, client=2**64 - 1),
         replace(PLAN, batch_size=None, buffers=None, acknowledged=0, round=0, seed=0, client=0),
         replace(PLAN, point=ODD.clip(-1, 1).astype(np.float32), buffers=np.float32([2])),
     ],
@@ -91,6 +92,8 @@ BAD_HEADERS = [
     *((REPORT, {key: bad}) for key in ("round", "client") for bad in [*NOT_WHOLE, -1]),
     *((REPORT, {key: bad}) for key in ("examples", "computed") for bad in [*NOT_WHOLE, -1]),
     *((REPORT, {"loss": bad}) for bad in ("1", None, ..., [1.0], {}, True, 10**400)),
+    *((message, {"more": 1}) for message in (PLAN, REPORT)),
+    *((message, {"round": json.loads("[" * 90 + "]" * 90)}) for message in (PLAN, REPORT)),
     *((REPORT, {"lost_memory": bad}) for bad in (0, 1, "no", None, ...)),
 ]
 

@@ -1,7 +1,7 @@
 """The server's side of a round: by hand, whatever arrives, in whatever order."""
 
 import math
-from dataclasses import replace
+from dataclasses import FrozenInstanceError, replace
 from itertools import permutations
 
 import numpy as np
@@ -195,6 +195,24 @@ def test_an_objective_may_change_its_buffers_in_place():
     assert plan.buffers.tolist() == [5]
     history = fb.run([Counting(), Counting()], fb.gradient_descent(0.1), np.zeros(2), 1)
     assert history.wire_bits.tolist() == [2 * 8 * (14 + 16 + 14 + 8)]
+
+
+def test_defaults():
+    """Kills: a changed default, by which published runs would change."""
+    expected = (fb.exact(), fb.identity(), fb.no_feedback(), None, "uniform", 1, 0)
+    assert Algorithm(fb.adam()) == Algorithm(fb.adam(), *expected)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [STEP, STATE, report(0), report(0).packet, Ledger(), plan_for(STEP, STATE, 0)],
+    ids=type,
+)
+def test_values_are_frozen(value):
+    """Kills: a state that can be changed in place, and a round that cannot be repeated."""
+    name = next(iter(vars(value)))
+    with pytest.raises(FrozenInstanceError):
+        setattr(value, name, None)
 
 
 def test_what_a_client_is_asked():

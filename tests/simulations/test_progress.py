@@ -1,12 +1,15 @@
 """Progress: few plain lines where nobody watches, one live line where somebody does."""
 
 import io
+import logging
 import math
+import re
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from simulations.output import Notices
 from simulations.output.progress import Progress
 
 Make = Callable[..., dict[str, Any]]
@@ -124,6 +127,41 @@ def test_a_terminal_has_a_live_line_and_keeps_the_last(record: Make, terminal: i
     assert "\x1b[?25l" in live[0] and "━" in "".join(live)
     assert last.endswith("s") and "[1/3] [b]x: round 4/4  loss 0.4" in last
     assert terminal.getvalue().count("\x1b[?25h") == 1  # the cursor is given back
+
+
+def test_the_last_line_fits_a_narrow_terminal(
+    record: Make, terminal: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kills: a line that the terminal breaks in the middle of a word."""
+    monkeypatch.setenv("COLUMNS", "80")
+    with Progress(cells=6, stream=terminal) as progress:
+        for name in ("FedAvg", "Top-2 %, error feedback, seed 4"):
+            progress.start(4, name)
+            progress.update(record(4))
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+    lines = [line for line in re.split(r"[\r\n]", text) if ": round 4/4" in line]
+    assert lines == [
+        "[1/6] FedAvg: round 4/4  loss 0.4  accuracy 82.00 %  uplink 400 B  0.0 s",
+        "[2/6] Top-2 %, error feedback, seed 4: round 4/4  accuracy 82.00 %  uplink 400 B",
+    ]
+    assert "[2/6] Top-2 %, erro…" in text  # beside the live bar: a quarter of the width
+
+
+def test_warnings_stand_above_the_live_line(
+    record: Make, terminal: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kills: a handler that remembers the stream, and writes into the line that is shown."""
+    monkeypatch.setattr("sys.stderr", terminal)
+    log = logging.Logger("x")
+    log.addHandler(Notices())
+    with Progress(stream=terminal) as progress:
+        progress.start(4, "x")
+        progress.update(record(1))
+        log.warning("client %s was refused", 3)
+        log.info("not worth a line")
+        # the live line is erased first, and drawn again below
+        assert "\x1b[2Kwarning: client 3 was refused" in terminal.getvalue()
+    assert "not worth" not in terminal.getvalue()
 
 
 def test_a_dumb_terminal_gets_plain_lines(

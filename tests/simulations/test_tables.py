@@ -2,7 +2,9 @@
 
 import io
 import math
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -128,6 +130,38 @@ def test_plain_tables_are_aligned_and_have_no_escape_codes(
     assert len(lines) == 7 and len({len(line) for line in lines}) == 1
     assert "\x1b" not in pipe.getvalue()
     assert "43.1x fewer" in lines[2] and lines[2].startswith("top-k + error feedback")
+
+
+@pytest.mark.parametrize(
+    ("width", "missing", "spread"),
+    [
+        (104, "", None),
+        (80, "best time", None),
+        (60, "best time rounds uplink", None),
+        (112, "", 0.0125),
+        (90, "best time", 0.0125),
+    ],
+)
+def test_a_narrow_terminal_shows_every_number_whole(
+    six_runs: list[Run],
+    terminal: io.StringIO,
+    monkeypatch: pytest.MonkeyPatch,
+    width: int,
+    missing: str,
+    spread: float | None,
+) -> None:
+    """Kills: «accura…», numbers broken in two, lines longer than the terminal."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    rows = comparison_table(six_runs)
+    rows = [replace(row, loss_spread=spread, accuracy_spread=spread) for row in rows]
+    print_table(rows, terminal)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+    assert "…" not in text and max(map(len, text.splitlines())) <= width
+    for column in zip(*text_table(rows), strict=True):
+        shown = set(column[0].split()) <= set(text.split())
+        assert shown == (column[0] not in missing.split()), column[0]
+        assert not shown or column[0] == "run" or all(cell in text for cell in column[1:])
+    assert {word for row in rows for word in row.name.split()} <= set(text.split())
 
 
 def test_a_terminal_gets_a_drawn_table_with_names_as_they_are(

@@ -517,10 +517,9 @@ def test_buffers_are_averaged_by_hand(weights):
     assert run.records[2].client_loss == pytest.approx(np.average(losses, weights=[4, 8]), rel=1e-9)
 
 
-# Known bugs ---------------------------------------------------------------------------------------
+# Corners ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="bug: round 0 of a second start shows the first run's tally")
 def test_a_second_start_counts_from_zero():
     strategy = FedBias(STEP, minimum_clients=5)
     train(strategy, five(), ZERO, 2)
@@ -528,7 +527,6 @@ def test_a_second_start_counts_from_zero():
     assert (record.uplink_bytes, record.downlink_bytes, record.applied) == (0, 0, 0)
 
 
-@pytest.mark.xfail(strict=True, raises=Exception, reason="bug: evaluate replies are not validated")
 @pytest.mark.parametrize(
     "content",
     [

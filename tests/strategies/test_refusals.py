@@ -226,10 +226,9 @@ def test_a_client_that_lost_its_memory_says_so(warned):
     assert run.points[3].tobytes() != undisturbed.points[3].tobytes()
 
 
-# Known bugs ---------------------------------------------------------------------------------------
+# Corners ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="bug: lost = asked − received − refused counts it twice")
 def test_a_second_report_is_not_a_reply_that_was_found():
     grid = Watched(app_of(PROBLEM.objectives), 4, intercept={2: lambda m, reply: [reply, reply]})
     assert train(FedBias(STEP, minimum_clients=4), grid, ZERO, 1).records[1].lost == 0

@@ -198,10 +198,9 @@ def test_a_client_that_cannot_start_says_why(warned):
     assert f"node 2 cannot take part: {says}" in warned() and run.records[1].applied == 3
 
 
-# Known bugs ---------------------------------------------------------------------------------------
+# Corners ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(strict=True, reason="bug: a hello that was lost on its way is never asked again")
 def test_a_lost_hello_is_asked_again():
     """Flower's code 5 says that the message was not delivered, not that the client declined."""
 
@@ -221,7 +220,6 @@ def test_a_lost_hello_is_asked_again():
     assert run.records[-1].applied == 4
 
 
-@pytest.mark.xfail(strict=True, reason="bug: a node that hangs costs the patience in every round")
 def test_a_node_that_never_answers_is_not_waited_for_every_round(clock):
     """It is online, but its hello never comes."""
 

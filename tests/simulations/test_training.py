@@ -1,0 +1,259 @@
+"""One run over a Grid: what it writes, how it resumes, and who gets which settings."""
+
+import json
+
+import numpy as np
+import pytest
+from flwr.app import Context, RecordDict
+from safetensors.numpy import load_file
+
+import fedbias as fb
+from clients import client_app
+from simulations import InlineGrid, SettingsError, make_settings, make_task, training
+from simulations.output import RunFolder, read_run
+from simulations.training import client_app_for, objective_of, strategy_for, train
+from strategies import load_checkpoint
+
+BASE = {
+    "task": "least-squares",
+    "dim": 8,
+    "clients": 4,
+    "rounds": 8,
+    "estimator": "local_steps(2, 0.1, momentum=0.5, inner=minibatch('reshuffle'))",
+    "batch_size": 5,
+    "compressor": "top_k(fraction=0.25)",
+    "feedback": "error_feedback()",
+    "optimizer": "heavy_ball(step_size=0.4, beta=0.3)",
+    "lost": 0.2,
+    "seed": 5,
+    "timeout": 60.0,
+}
+
+
+def settings_with(**changes):
+    return make_settings(BASE | changes)
+
+
+class Interrupted(BaseException):
+    """Someone pulls the plug."""
+
+
+class Plug:
+    """A progress display that pulls the plug while a round is shown."""
+
+    def __init__(self, after):
+        self.after = after
+
+    def update(self, record):
+        if record["round"] == self.after:
+            raise Interrupted
+
+
+def go(settings, folder, *, after=None, resume=False):
+    grid = InlineGrid(client_app_for(settings), settings.clients)
+    plug = None if after is None else Plug(after)
+    return train(settings, grid, folder, plug, contexts=grid.contexts, resume=resume)
+
+
+def records(folder):
+    return [record | {"seconds": None} for record in read_run(folder.path).rounds]
+
+
+@pytest.fixture
+def often(monkeypatch):
+    """A checkpoint after every round."""
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", -1.0)
+
+
+@pytest.mark.usefixtures("often")
+@pytest.mark.parametrize("after", [1, 4, 8])
+def test_interrupted_and_resumed_is_uninterrupted(after, tmp_path):
+    """The plug is pulled before the round's checkpoint is written: model, rounds, checkpoint and
+    the clients' memories in it. Kills: memories that are not resumed, a round that is there twice.
+    """
+    settings = settings_with()
+    whole, broken = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "broken")
+    go(settings, whole)
+    with pytest.raises(Interrupted):
+        go(settings, broken, after=after)
+    assert not broken.model.exists()
+    kept = load_checkpoint(broken.path / "checkpoint.safetensors")
+    assert kept.state.round == after - 1 and len(records(broken)) == after + 1
+    go(settings, broken, resume=True)
+    assert records(broken) == records(whole)
+    assert [r["round"] for r in records(whole)] == list(range(9))
+    one, two = (load_checkpoint(f.path / "checkpoint.safetensors") for f in (whole, broken))
+    assert one.meta == two.meta and one.clients.keys() == two.clients.keys()
+    assert one.clients and one.state.acknowledged == two.state.acknowledged
+    for name, array in one.clients.items():
+        assert two.clients[name].tobytes() == array.tobytes()
+    for mine, theirs in [
+        (one.state.point, two.state.point),
+        (one.state.optimizer["velocity"], two.state.optimizer["velocity"]),
+        *((load_file(f.model)["point"], one.state.point) for f in (whole, broken)),
+    ]:
+        assert mine.tobytes() == theirs.tobytes()
+
+
+@pytest.mark.usefixtures("often")
+def test_more_rounds_may_follow(tmp_path):
+    """The same run, longer. Kills: a run that begins anew, or refuses to go on."""
+    go(settings_with(rounds=8), RunFolder(tmp_path / "long"))
+    folder = RunFolder(tmp_path / "short")
+    go(settings_with(rounds=3), folder)
+    go(settings_with(rounds=8), folder, resume=True)
+    assert records(folder) == records(RunFolder(tmp_path / "long"))
+
+
+@pytest.mark.usefixtures("often")
+def test_other_settings_are_not_resumed(tmp_path):
+    """Kills: a run whose second half has other settings than it says."""
+    folder = RunFolder(tmp_path)
+    go(settings_with(rounds=2), folder)
+    before = folder.rounds.read_bytes()
+    with pytest.raises(SettingsError, match=r"other settings \(batch_size, seed\)"):
+        go(settings_with(rounds=4, seed=6, batch_size=6), folder, resume=True)
+    assert folder.rounds.read_bytes() == before
+
+
+def test_without_resume_everything_begins_anew(tmp_path):
+    """Kills: a checkpoint of another run that is found later."""
+    folder = RunFolder(tmp_path)
+    go(settings_with(rounds=3), folder)
+    checkpoint = folder.path / "checkpoint.safetensors"
+    assert load_checkpoint(checkpoint).state.round == 3  # the last round always has one
+    with pytest.raises(Interrupted):
+        go(settings_with(rounds=3, seed=9), folder, after=1)
+    assert not checkpoint.exists() and len(records(folder)) == 2
+    go(settings_with(rounds=3, seed=9), folder, resume=True)
+    assert [r["round"] for r in records(folder)] == [0, 1, 2, 3]
+
+
+def test_checkpoints_are_not_written_every_round(tmp_path, monkeypatch):
+    """Kills: a checkpoint per round, which costs more than the round."""
+    monkeypatch.setattr(training, "CHECKPOINT_SECONDS", 1e9)
+    folder = RunFolder(tmp_path)
+    with pytest.raises(Interrupted):
+        go(settings_with(), folder, after=6)
+    assert not (folder.path / "checkpoint.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("every", "evaluated"), [(0, []), (1, [0, 1, 2, 3, 4, 5]), (2, [0, 2, 4, 5]), (9, [0, 5])]
+)
+def test_central_evaluation_every_so_often(every, evaluated, tmp_path):
+    """The start and the last round always. Kills: a last round without an accuracy."""
+    folder = RunFolder(tmp_path)
+    go(settings_with(rounds=5, evaluate_every=every), folder)
+    found = [r["round"] for r in records(folder) if r["test_loss"] is not None]
+    assert found == evaluated
+
+
+def test_evaluation_is_the_gap(tmp_path):
+    """f(x) − f* at every x, by the problem itself. Kills: the loss of the model before."""
+    settings, folder = settings_with(rounds=3, lost=0), RunFolder(tmp_path)
+    go(settings, folder)
+    problem = make_task(settings).problem
+    point = load_file(folder.model)["point"]
+    assert records(folder)[3]["test_loss"] == problem.loss(point) - problem.minimum
+    assert records(folder)[0]["test_loss"] == problem.loss(np.zeros(8)) - problem.minimum
+
+
+def test_every_setting_reaches_the_strategy():
+    """Kills: a setting that is accepted and then ignored."""
+    settings = settings_with(
+        fraction=0.5,
+        weights="examples",
+        minimum_replies=2,
+        stop="until(accuracy=0.9)",
+        client_evaluation_every=3,
+        patience=7,
+    )
+    strategy = strategy_for(settings)
+    assert strategy.algorithm == settings.algorithm()
+    assert strategy.algorithm.optimizer == fb.heavy_ball(0.4, 0.3)
+    assert strategy.algorithm.compressor == fb.top_k(0.25)
+    assert strategy.algorithm.feedback == fb.error_feedback()
+    assert (strategy.algorithm.batch_size, strategy.algorithm.seed) == (5, 5)
+    assert (strategy.algorithm.weights, strategy.algorithm.minimum_replies) == ("examples", 2)
+    assert (strategy.fraction, strategy.minimum_clients, strategy.patience) == (0.5, 4, 7)
+    assert strategy.stop == fb.until(accuracy=0.9) and strategy.evaluate_every == 3
+
+
+def test_a_goal_ends_the_run(tmp_path):
+    """Kills: a stop that is not passed on."""
+    folder = RunFolder(tmp_path)
+    strategy = go(settings_with(stop="until(uplink_bytes=1)"), folder)
+    assert strategy.stopped and len(records(folder)) == 2
+
+
+# Objectives ---------------------------------------------------------------------------------------
+
+
+def context(run_config=None, **node_config):
+    named = {key.replace("_", "-"): value for key, value in node_config.items()}
+    return Context(1, 9, named, RecordDict(), run_config or {})
+
+
+def test_the_partition_chooses_the_data():
+    """Kills: the same data for everybody."""
+    settings = settings_with()
+    task = make_task(settings)
+    for client in range(4):
+        found = objective_of(context(partition_id=client, num_partitions=4), settings)
+        assert found is task.objective(client)
+        assert objective_of(context(client_id=client), settings) is found
+    with pytest.raises((ValueError, IndexError)):
+        objective_of(context(partition_id=4, num_partitions=4), settings)
+
+
+def test_the_run_config_is_the_settings():
+    """As `flwr run` gives it, with the app's own keys. Kills: a key that is taken for a setting."""
+    config = BASE | {"name": "flower", "runs": ""}
+    found = objective_of(context(config, partition_id=2))
+    expected = make_task(settings_with()).objective(2)
+    assert found.features.tobytes() == expected.features.tobytes()
+    with pytest.raises(SettingsError, match="run config: there is no setting 'optimiser'"):
+        objective_of(context(config | {"optimiser": "adam()"}, partition_id=2))
+
+
+def test_the_federation_says_how_large_it_is():
+    """num-partitions goes before the settings. Kills: data that is split for another federation."""
+    found = objective_of(context(partition_id=1, num_partitions=2), settings_with())
+    assert found is make_task(settings_with(clients=2)).objective(1)
+    with pytest.raises(ValueError, match="num-partitions must be a whole number >= 1, not 0"):
+        objective_of(context(partition_id=0, num_partitions=0), settings_with())
+
+
+def test_one_thread_per_client():
+    """Kills: sums in another order on every engine; a cohort that may not use the machine."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        objective_of(context(partition_id=0), settings_with(cohort=True))
+        assert torch.get_num_threads() == 2
+        objective_of(context(partition_id=0), settings_with())
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_losses_are_those_of_the_settings(tmp_path):
+    """Kills: a network that loses nothing, other replies, or by rounds from 1."""
+    settings, folder = settings_with(), RunFolder(tmp_path)
+    go(settings, folder)
+    expected = [len(fb.lost(5, k, range(4), 0.2)) for k in range(8)]
+    assert [r["lost"] for r in records(folder)[1:]] == expected and sum(expected) > 3
+
+
+def test_settings_and_model_are_in_the_folder(tmp_path):
+    """Kills: a run that cannot be repeated from its folder."""
+    settings, folder = settings_with(rounds=2), RunFolder(tmp_path)
+    grid = InlineGrid(client_app(lambda c: objective_of(c, settings)), 4)
+    train(settings, grid, folder)
+    assert make_settings(read_run(folder.path).settings) == settings
+    assert load_file(folder.model)["point"].shape == (8,)
+    found = load_checkpoint(folder.path / "checkpoint.safetensors")
+    assert found.clients == {} and json.dumps(found.meta) == "{}"  # no contexts were given
