@@ -144,7 +144,7 @@ def _answering(
         try:
             return Message(handle(message, context), reply_to=message)
         except (ValueError, ImportError, OSError) as reason:
-            _LOG.warning("refused %s: %s", message.metadata.message_type, reason)
+            _LOG.info("refused %s: %s", message.metadata.message_type, reason)
             return Message(Error(_REFUSED, str(reason)), reply_to=message)
 
     return answer

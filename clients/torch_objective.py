@@ -215,8 +215,11 @@ class _FlatModule:
 
     def holds(self, module: nn.Module) -> bool:
         """Whether the module's parameters still are views of the flat tensor (a copy's are not)."""
-        first = next(module.parameters())
-        return module is self.module and first.data_ptr() == self._values.data_ptr()
+        views = self.cut(self._values)
+        weights = list(module.parameters())
+        return module is self.module and [w.data_ptr() for w in weights] == [
+            view.data_ptr() for view in views
+        ]
 
     def load(self, point: Vector) -> nn.Module:
         """Make ``point`` the module's parameters."""

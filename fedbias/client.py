@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol, cast
 
+import numpy as np
+
 from fedbias.compressors import identity
 from fedbias.ledger import Ledger, pend, settle
 from fedbias.objectives import Batch, Objective, loss_and_gradient, require
@@ -37,8 +39,7 @@ def respond(objective: Objective, plan: Plan, ledger: Ledger) -> tuple[Report, L
     Raises
     ------
     ValueError
-        If the objective lacks a capability, has another dim, or holds too few examples; or if
-        the estimate is not finite.
+        If the objective lacks a capability or has another dim; or if the estimate is not finite.
     """
     require(objective, plan.estimator.needs, repr(plan.estimator))
     if plan.point.size != objective.dim:
@@ -48,7 +49,8 @@ def respond(objective: Objective, plan: Plan, ledger: Ledger) -> tuple[Report, L
     holder = cast(Any, objective)
     if plan.buffers is not None:
         holder.buffers = plan.buffers.copy()  # the objective may change them in place
-    estimate = plan.estimator.estimate(objective, plan.point, turn)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+        estimate = plan.estimator.estimate(objective, plan.point, turn)
     packet = plan.feedback.encode(estimate.vector, plan.compressor, turn)
     report = Report(
         round=plan.round,

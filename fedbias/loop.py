@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, cast
 
 import numpy as np
 
@@ -110,29 +111,18 @@ def run(
     ValueError
         For impossible settings, or when a client refuses its plan.
     """
-    checks.choice("run", "keep", keep, ("all", "last"))
-    checks.whole("run", "rounds", rounds, least=0)
-    if not objectives:
-        raise ValueError("run: objectives must hold at least one client")
-    check_vector(start)
-    if start.size != objectives[0].dim:
-        raise ValueError(f"run: start must have dim {objectives[0].dim}, not {start.size}")
     algorithm = Algorithm(
         optimizer, estimator, compressor, feedback, batch_size, weights, seed=seed
     )
-    if stop is not None and stop.accuracy is not None:
-        raise ValueError("run: stop.accuracy has no meaning here, objectives have losses alone")
-    began = time.monotonic()
+    _check(objectives, start, rounds, keep, stop)
+    began, stopped = time.monotonic(), None
     share = [1.0 if weights == "uniform" else float(objective.size) for objective in objectives]
     state = ServerState(start, buffers=getattr(objectives[0], "buffers", None))
-    ledgers, everyone = [Ledger() for _ in objectives], range(len(objectives))
-    points, losses = [start], [mean_loss(objectives, start, share)]
+    ledgers = [Ledger() for _ in objectives]
+    points, losses = [start], [mean_loss(objectives, state, share)]
     outcomes: list[Outcome] = []
-    stopped = None
     while state.round < rounds and stopped is None:
-        asked = everyone if participation is None else sorted(set(participation(state.round)))
-        if not set(asked) <= set(everyone):
-            raise ValueError(f"run: participation names clients beyond {everyone}: {asked}")
+        asked = _asked(participation, state.round, len(objectives))
         missing = set(lost(state.round)) if lost else set()
         reports = []
         for client in asked:
@@ -145,12 +135,12 @@ def run(
         if keep == "last":
             points.clear()
         points.append(state.point)
-        losses.append(mean_loss(objectives, state.point, share))
+        losses.append(mean_loss(objectives, state, share))
         if on_round:
             on_round(state.round - 1, state, outcome)
         if stop:
             stopped = stop.reached(_measured(losses[-1], outcomes, began))
-    settled = [
+    memories = [
         settle(ledger, state.acknowledged.get(client, NEVER)).memory
         for client, ledger in enumerate(ledgers)
     ]
@@ -161,16 +151,42 @@ def run(
         wire_bits=np.array([outcome.wire_bits for outcome in outcomes], np.int64),
         batch_sizes=[batch_size] * len(outcomes),
         outcomes=outcomes,
-        memories=settled,
+        memories=memories,
         optimizer_state=state.optimizer,
         stopped=stopped,
     )
 
 
-def mean_loss(objectives: Sequence[Objective], point: Vector, share: Sequence[float]) -> float:
-    """Σ w_m f_m(point) / Σ w_m over all the clients, all their data."""
-    weighted = [w * f.loss(point) for w, f in zip(share, objectives, strict=True)]
-    return sum(weighted) / sum(share)
+def mean_loss(objectives: Sequence[Objective], state: ServerState, share: Sequence[float]) -> float:
+    """Σ w_m f_m(x_k) / Σ w_m over all the clients, all their data, with the server's buffers."""
+    total = 0.0
+    for weight, objective in zip(share, objectives, strict=True):
+        if state.buffers is not None:
+            cast(Any, objective).buffers = state.buffers.copy()
+        with np.errstate(over="ignore", invalid="ignore"):
+            total += weight * objective.loss(state.point)
+    return total / sum(share)
+
+
+def _check(
+    objectives: Sequence[Objective], start: Vector, rounds: int, keep: str, stop: Until | None
+) -> None:
+    checks.choice("run", "keep", keep, ("all", "last"))
+    checks.whole("run", "rounds", rounds, least=0)
+    if not objectives:
+        raise ValueError("run: objectives must hold at least one client")
+    check_vector(start)
+    if start.size != objectives[0].dim:
+        raise ValueError(f"run: start must have dim {objectives[0].dim}, not {start.size}")
+    if stop is not None and stop.accuracy is not None:
+        raise ValueError("run: stop.accuracy has no meaning here, objectives have losses alone")
+
+
+def _asked(participation: Choice | None, round: int, clients: int) -> list[int]:
+    asked = range(clients) if participation is None else sorted(set(participation(round)))
+    if not set(asked) <= set(range(clients)):
+        raise ValueError(f"run: there are clients 0 … {clients - 1}, not all of {asked}")
+    return list(asked)
 
 
 def _measured(loss: float, outcomes: Sequence[Outcome], began: float) -> dict[str, float | None]:

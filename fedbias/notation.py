@@ -116,5 +116,7 @@ def _call(name: str, args: list[ast.expr], keywords: list[ast.keyword], text: st
             raise ValueError(f"{name} takes ({', '.join(allowed)}), not {keyword.arg!r}")
         values[keyword.arg] = _build(keyword.value, text)
     if len(args) > len(allowed) or not set(required) <= set(values):
-        raise ValueError(f"{name} needs ({', '.join(required)}) and takes ({', '.join(allowed)})")
+        needs = f"needs ({', '.join(required)}) and " if required else ""
+        takes = f"takes ({', '.join(allowed)})" if allowed else "takes no arguments"
+        raise ValueError(f"{name} {needs}{takes}")
     return cls(**values)

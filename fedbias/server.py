@@ -178,11 +178,13 @@ def apply(
     )
     if len(applied) < algorithm.minimum_replies:
         return replace(state, round=state.round + 1), received
-    mean = total / mass
-    if not np.isfinite(mean).all():  # each report is finite, their sum is beyond the dtype
-        overflow = dict.fromkeys(applied, "the sum of this round's reports overflows")
-        return replace(state, round=state.round + 1), Outcome(refused=refused | overflow)
-    point, optimizer = algorithm.optimizer.update(state.point, mean, state.optimizer)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean = total / mass
+        point, optimizer = algorithm.optimizer.update(state.point, mean, state.optimizer)
+    if not all(np.isfinite(array).all() for array in (mean, point, *optimizer.values())):
+        why = f"the round's step leaves the range of {state.point.dtype}: the run diverges"
+        refused |= dict.fromkeys(applied, why)
+        return replace(state, round=state.round + 1), Outcome(refused=refused)
     moved = ServerState(
         point=point,
         round=state.round + 1,

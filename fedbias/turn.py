@@ -42,11 +42,12 @@ class Turn:
         return generator(self.seed, self.round, self.client, purpose)
 
     def batch(self, size: int, order: str) -> NDArray[np.int64] | None:
-        """The next mini-batch of ``batch_size`` of ``size`` examples; None means all of them."""
+        """The next mini-batch of ``batch_size`` of ``size`` examples; None means all of them.
+
+        A batch larger than the data holds examples more than once, in both orders.
+        """
         if self.batch_size is None:
             return None
-        if self.batch_size > size:
-            raise ValueError(f"a batch of {self.batch_size} of client {self.client}'s {size}")
         if order == "reshuffle":
             return self._reshuffled(size, self.batch_size)
         if self._batches is None:

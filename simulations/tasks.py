@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -101,8 +102,7 @@ class TorchTask:
 
     def objective(self, client: int) -> TorchObjective:
         """The module on one client's shard."""
-        if not 0 <= client < self.clients:
-            raise ValueError(f"there is data for clients 0 … {self.clients - 1}, not for {client}")
+        _check_client(client, self.clients)
         if client not in self._objectives:
             self._objectives[client] = self._on(self._shards[client])
         return self._objectives[client]
@@ -147,6 +147,7 @@ class ProblemTask:
 
     def objective(self, client: int) -> fb.Objective:
         """One client's share of the rows."""
+        _check_client(client, self.clients)
         return self.problem.objectives[client]
 
     def evaluate(self, arrays: Mapping[str, Vector]) -> dict[str, float]:
@@ -156,11 +157,18 @@ class ProblemTask:
 
 def image_task(data: Dataset, settings: Settings) -> TorchTask:
     """Classify images: the data split over clients, the settings' model, cross-entropy."""
+    import torch
     from torch.nn.functional import cross_entropy
 
+    try:
+        torch.empty(0, device=settings.device)
+    except (RuntimeError, AssertionError) as error:  # both mean that torch has no such device here
+        reason = str(error).splitlines()[0]
+        raise SettingsError(f"device = {settings.device!r} cannot be used: {reason}") from None
     rng = generator(settings.seed, 0, SERVER, Purpose.DATA)
     partition = settings.made("partition", Partition)
-    parts = partition.split(data.train_y, settings.clients, rng)
+    # These data sets do not know their writers, so the natural key of an example is its class.
+    parts = partition.split(data.train_y, settings.clients, rng, keys=data.train_y)
     return TorchTask(
         model=settings.made("model", Model).build(data.shape, data.classes, settings.seed),
         loss=cross_entropy,
@@ -198,6 +206,12 @@ def make_task(settings: Settings) -> Task:
         One sentence: there is no such task, or its data cannot be had.
     """
     make = TASKS.get(settings.task) or _imported(settings.task)
+    try:
+        inspect.signature(make).bind(settings)
+    except (TypeError, ValueError):
+        raise SettingsError(
+            f"task = {settings.task!r} is not a function of the settings: def make_task(settings)"
+        ) from None
     task = make(settings)
     if not isinstance(task, Task):
         raise SettingsError(f"task = {settings.task!r} made {task!r}, which is not a Task")
@@ -218,6 +232,11 @@ def _imported(path: str) -> Any:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise SettingsError(f"task = {path!r} cannot be imported: {error}") from None
+
+
+def _check_client(client: int, clients: int) -> None:
+    if not 0 <= client < clients:
+        raise ValueError(f"there is data for clients 0 … {clients - 1}, not for {client}")
 
 
 def _copy(tensor: Any) -> Vector:

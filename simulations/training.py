@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from flwr.app import Array, ArrayRecord, Context, MetricRecord
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid
@@ -124,7 +125,8 @@ def train(
         every = settings.evaluate_every
         if not every or (number % every and number != settings.rounds):
             return None
-        metrics = task.evaluate({name: array.numpy() for name, array in arrays.items()})
+        with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges says so itself
+            metrics = task.evaluate({name: array.numpy() for name, array in arrays.items()})
         return MetricRecord(dict(metrics)) if metrics else None
 
     if settings.lost > 0:
@@ -159,6 +161,7 @@ def _resumed(
     settings: Settings, folder: RunFolder, contexts: Mapping[int, Context] | None
 ) -> Checkpoint:
     check_same_settings(settings, folder)
+    folder.describe(settings.model_dump())  # there may be more rounds to do
     checkpoint = load_checkpoint(folder.path / "checkpoint.safetensors")
     folder.truncate(checkpoint.state.round)
     if contexts:

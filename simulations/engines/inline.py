@@ -111,8 +111,9 @@ class InlineGrid(Grid):
     def _answers(self, messages: list[Message]) -> Iterator[Message]:
         prepare = getattr(self._app, "prepare", None)
         training = [m for m in messages if m.metadata.message_type == "train"]
-        if self._cohort and prepare and len(training) > 1:
-            prepare(training, [self.contexts[m.metadata.dst_node_id] for m in training])
+        known = [m for m in training if m.metadata.dst_node_id in self.contexts]
+        if self._cohort and prepare and len(known) > 1:
+            prepare(known, [self.contexts[m.metadata.dst_node_id] for m in known])
         for message in messages:
             yield self._answer(message)
 

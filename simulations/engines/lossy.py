@@ -54,8 +54,11 @@ class LossyGrid(Grid):
     def _carried(self, reply: Message) -> Message:
         if reply.has_error() or reply.metadata.message_type != "train":
             return reply
-        record: Any = reply.content.config_records["fedbias"]
-        report = Report.from_record(record)
+        record: Any = reply.content.config_records.get("fedbias", {})
+        try:
+            report = Report.from_record(record)
+        except ValueError:
+            return reply  # the server shall see what is wrong with it
         if not self._is_lost(report.round, report.client):
             return reply
         gone = Error(_UNAVAILABLE, "the simulated network lost this reply")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable
 
 from flwr.app import Context
@@ -28,6 +29,7 @@ def run_on_ray(
         ) from None
     from flwr.simulation import run_simulation
 
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # what Ray asks for
     server_app, failures = ServerApp(), []
 
     @server_app.main()

@@ -42,8 +42,9 @@ def _mean(records: Sequence[Record]) -> Record:
         values = [value for value in found if value is not None]
         if len(values) != len(records):
             continue
-        exact = all(type(record[key]) is int for record in records)
-        mean[key] = round(fmean(values)) if exact else fmean(values)
+        middle = fmean(values)  # of whole numbers a fraction: one lost reply in five runs is .2
+        whole = type(records[0][key]) is int and middle.is_integer()
+        mean[key] = int(middle) if whole else middle
         if key in _SPREAD:
             finite = all(map(math.isfinite, values))  # stdev has no answer otherwise
             mean[f"{key}_spread"] = stdev(values) if finite else math.nan

@@ -37,8 +37,8 @@ class Row:
         The last round.
     seconds : float or None
         How long the run took.
-    missing : int
-        How many replies were lost or refused.
+    missing : float
+        How many replies were lost or refused; over seeds, the mean.
     accuracy_spread, loss_spread : float or None
         Standard deviations over seeds, where the run is the mean of several.
     """
@@ -52,7 +52,7 @@ class Row:
     reference: bool
     rounds: int
     seconds: float | None
-    missing: int
+    missing: float
     accuracy_spread: float | None = None
     loss_spread: float | None = None
 
@@ -89,7 +89,7 @@ def text_table(rows: Sequence[Row]) -> list[list[str]]:
     if len(rows) > 1:
         columns.append(["bytes sent", *(human_ratio(row) for row in rows)])
     if any(row.missing for row in rows):
-        columns.append(["missing", *(str(row.missing) for row in rows)])
+        columns.append(["missing", *(f"{row.missing:g}" for row in rows)])
     columns.append(["rounds", *(str(row.rounds) for row in rows)])
     columns.append(["time", *(human_seconds(row.seconds) for row in rows)])
     return [list(line) for line in zip(*columns, strict=True)]
@@ -197,7 +197,7 @@ def _row(run: Run, sent: int, reference_sent: int, reference: bool) -> Row:
         reference=reference,
         rounds=int(run.rounds[-1]["round"]) if run.rounds else 0,
         seconds=seconds,
-        missing=int(sum(run.values("lost")) + sum(run.values("refused"))),
+        missing=sum(run.values("lost")) + sum(run.values("refused")),
         accuracy_spread=_last(run, "accuracy_spread"),
         loss_spread=_last(run, "train_loss_spread"),
     )

@@ -520,3 +520,12 @@ def test_a_point_of_another_dtype_is_refused():
     objective = made()
     with pytest.raises(ValueError):
         objective.gradient(some_point(objective).astype(np.float64))
+
+
+def test_a_layer_may_be_replaced():
+    """A new head after a first use: the point must reach it. Kills: a stale flat view."""
+    module = mlp()
+    point = some_point(made(module=module))
+    module[2] = nn.Linear(5, 3)
+    objective = made(module=module)
+    close(objective.gradient(point), plain(point)[1], 1e-5)

@@ -258,9 +258,14 @@ def test_a_batch_of_everything_reshuffled_is_the_full_gradient():
 
 
 @pytest.mark.parametrize("order", ["replacement", "reshuffle"])
-def test_a_batch_larger_than_the_data_is_refused(order):
-    with pytest.raises(ValueError, match="a batch of 3 of client 4's 2"):
-        estimate(fb.minibatch(order), at=turn(3, client=4))
+def test_a_batch_larger_than_the_data_repeats_examples(order):
+    """A small client of an uneven split takes part. Kills: a refusal, a batch cut short."""
+    objective = Recording(2)
+    estimate(fb.minibatch(order), objective, np.ones(2), turn(5, client=4))
+    (batch,) = objective.batches
+    assert len(batch) == 5 and set(batch) == {0, 1}
+    if order == "reshuffle":
+        assert sorted(batch[:2]) == sorted(batch[2:4]) == [0, 1]
 
 
 @pytest.mark.parametrize(

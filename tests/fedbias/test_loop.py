@@ -259,7 +259,6 @@ def test_a_run_stops_at_its_goal():
         ({"optimizer": None}, "optimizer must be like gradient_descent(step_size=0.1), not None"),
         ({"weights": "size"}, "weights must be one of 'uniform', 'examples', not 'size'"),
         ({"batch_size": 4}, "has no meaning for exact()"),
-        ({"batch_size": 9, "estimator": fb.minibatch()}, "a batch of 9 of client 0's 8"),
         ({"seed": -1}, "seed must be a whole number >= 0"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Break the code on purpose: each mutant of mutants.toml must fail the test it names.
+"""Break the code on purpose: each mutant of the lists here must fail the test it names.
 
 A copy of the tree is mutated, never the checkout. A mutant is killed when its test fails there; a
 test that cannot run (the mutant breaks an import or a fixture, or hangs) has not killed it.
@@ -39,9 +39,10 @@ class Mutant:
         return source.replace(self.old, self.new)
 
 
-def load(path: Path = ROOT / "tests/mutants/mutants.toml") -> list[Mutant]:
-    """Read the list of mutants; ``test`` is one node id or a list."""
-    entries = tomllib.loads(path.read_text("utf-8"))["mutant"]
+def load(folder: Path = ROOT / "tests/mutants") -> list[Mutant]:
+    """Read the lists of mutants; ``test`` is one node id or a list."""
+    lists = [tomllib.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.toml"))]
+    entries = [entry for one in lists for entry in one["mutant"]]
     for entry in entries:
         test = entry.pop("test")
         entry["tests"] = (test,) if isinstance(test, str) else tuple(test)

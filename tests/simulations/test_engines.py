@@ -17,6 +17,7 @@ import fedbias as fb
 from clients import client_app
 from clients.memory import load_ledger
 from fedbias.ledger import NEVER, settle
+from fedbias.problems import Squares
 from fedbias.vectors import flatten
 from simulations import InlineGrid, LossyGrid, make_settings, make_task
 from simulations.engines import run_on_ray
@@ -438,15 +439,16 @@ PROBLEM = fb.LeastSquares.random(10, 5.0, seed=1, clients=4)
 
 
 @pytest.mark.parametrize("cohort", [False, True])
-def test_a_cohort_is_used_where_it_was_asked_for(cohort):
-    """Train messages alone, together. Kills: a cohort that is never made, or made unasked."""
-    app, sizes = app_of(PROBLEM.objectives), []
-    together = app.answer_together
-    app.answer_together = lambda m, c: sizes.append(len(m)) or together(m, c)
-    grid = InlineGrid(app, 4, cohort=cohort)
+def test_a_cohort_is_used_where_it_was_asked_for(cohort, monkeypatch):
+    """Then no client computes a gradient by itself. Kills: a cohort that is never made, or that
+    nobody asked for.
+    """
+    calls, gradient = [], Squares.gradient
+    monkeypatch.setattr(Squares, "gradient", lambda *a: calls.append(1) or gradient(*a))
+    grid = InlineGrid(app_of(PROBLEM.objectives), 4, cohort=cohort)
     strategy = FedBias(fb.heavy_ball(0.5, 0.3), minimum_clients=4, evaluate_every=1)
     run = train(strategy, grid, np.zeros(10), 3)
-    assert sizes == ([4, 4, 4] if cohort else [])
+    assert len(calls) == (0 if cohort else 12)
     loop = fb.run(PROBLEM.objectives, fb.heavy_ball(0.5, 0.3), np.zeros(10), 3)
     np.testing.assert_allclose(run.points, loop.points, rtol=1e-11, atol=1e-13)
     assert [8 * r.uplink_bytes for r in run.records[1:]] == loop.wire_bits.tolist()
@@ -543,12 +545,9 @@ def test_a_lossy_network_leaves_errors_as_they_are():
     assert reply.error.code == 2 and "JSON" in reply.error.reason
 
 
-# Known bugs ---------------------------------------------------------------------------------------
+# Corners ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.xfail(
-    strict=True, raises=(KeyError, ValueError), reason="bug: LossyGrid reads reports"
-)
 @pytest.mark.parametrize("content", [{}, {"fedbias": ConfigRecord({"header": "{"})}])
 def test_a_malformed_reply_over_a_lossy_network_is_refused(content):
     """It ends the server instead: LossyGrid parses what the strategy has not validated yet."""
@@ -562,9 +561,6 @@ def test_a_malformed_reply_over_a_lossy_network_is_refused(content):
     assert (run.records[1].applied, run.records[1].refused) == (1, 1)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=KeyError, reason="bug: a cohort asks the node's context first"
-)
 def test_a_node_that_does_not_exist_in_a_cohort():
     grid = InlineGrid(app_of(PROBLEM.objectives), 2, cohort=True)
     content = RecordDict({"fedbias": ConfigRecord()})
@@ -573,7 +569,6 @@ def test_a_node_that_does_not_exist_in_a_cohort():
     assert replies[1].error.code == 5
 
 
-@pytest.mark.xfail(strict=True, reason="bug: fb.run measures with the last client's buffers")
 def test_the_loop_measures_the_model_it_has():
     """losses[k] is that of x_k with the server's buffers, not with what a client left behind."""
     settings = settings_of("BatchNorm and Dropout")

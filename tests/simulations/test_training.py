@@ -187,6 +187,16 @@ def test_a_goal_ends_the_run(tmp_path):
     assert strategy.stopped and len(records(folder)) == 2
 
 
+def test_a_run_that_reached_its_goal_is_over(tmp_path):
+    """However fast it was, its last state is kept. Kills: one more round when resumed."""
+    settings, folder = settings_with(stop="until(uplink_bytes=1)"), RunFolder(tmp_path)
+    first = go(settings, folder)
+    before = folder.rounds.read_bytes()
+    again = go(settings, folder, resume=True)
+    assert again.stopped == first.stopped and again.state.round == first.state.round == 1
+    assert folder.rounds.read_bytes() == before
+
+
 # Objectives ---------------------------------------------------------------------------------------
 
 
