@@ -9,7 +9,6 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from math import prod
 from typing import Any, cast
 
 import numpy as np
@@ -20,9 +19,10 @@ from torch.utils.data import Dataset, default_collate
 
 from fedbias import checks
 from fedbias.objectives import Batch
-from fedbias.vectors import Layout, Vector
+from fedbias.vectors import Vector
 
 from .torch_cohort import TorchCohort
+from .torch_flat import flat_module
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -192,84 +192,6 @@ class TorchObjective:
             yield
         finally:
             torch.default_generator.set_state(before)
-
-
-class _FlatModule:
-    """A module whose parameters and gradients are views of two flat tensors."""
-
-    def __init__(self, module: nn.Module, device: str) -> None:
-        self.module = module.to(device)
-        named = dict(module.named_parameters())
-        kinds = {weight.dtype for weight in named.values()}
-        if len(kinds) != 1 or not kinds <= {torch.float32, torch.float64}:
-            raise ValueError(f"parameters must all be float32 or all float64, not {kinds}")
-        self.layout = Layout(tuple((name, tuple(w.shape)) for name, w in named.items()))
-        self._values = torch.cat([w.detach().reshape(-1) for w in named.values()])
-        self._dtype = self._values[:0].cpu().numpy().dtype
-        self._grads = torch.zeros_like(self._values)
-        self._grad_views = self.cut(self._grads)
-        for weight, values in zip(named.values(), self.cut(self._values), strict=True):
-            weight.data = values
-        self._buffers = [b for b in module.buffers() if b.is_floating_point()]
-        self._counters = [(b, b.clone()) for b in module.buffers() if not b.is_floating_point()]
-
-    def holds(self, module: nn.Module) -> bool:
-        """Whether the module's parameters still are views of the flat tensor (a copy's are not)."""
-        views = self.cut(self._values)
-        weights = list(module.parameters())
-        return module is self.module and [w.data_ptr() for w in weights] == [
-            view.data_ptr() for view in views
-        ]
-
-    def load(self, point: Vector) -> nn.Module:
-        """Make ``point`` the module's parameters."""
-        if point.shape != (self.layout.dim,):
-            raise ValueError(f"the module has {self.layout.dim} parameters, not {point.shape}")
-        if point.dtype != self._dtype:
-            raise ValueError(f"the module has {self._dtype} parameters, not {point.dtype}")
-        self._values.copy_(torch.from_numpy(point if point.flags.writeable else point.copy()))
-        return self.module
-
-    def clear(self) -> Tensor:
-        """The flat gradient, zeroed, with the weights' gradients as its parts."""
-        for weight, view in zip(self.module.parameters(), self._grad_views, strict=True):
-            weight.grad = view  # again each time: zero_grad() would have taken it away
-        return self._grads.zero_()
-
-    def cut(self, flat: Tensor) -> list[Tensor]:
-        """Views of a flat tensor in the shapes of the weights."""
-        sizes = [prod(shape) for _, shape in self.layout.shapes]
-        pieces = torch.split(flat, sizes)
-        return [
-            piece.view(shape) for piece, (_, shape) in zip(pieces, self.layout.shapes, strict=True)
-        ]
-
-    @property
-    def buffers(self) -> Vector | None:
-        if not self._buffers:
-            return None
-        return torch.cat([b.reshape(-1) for b in self._buffers]).cpu().numpy()
-
-    @buffers.setter
-    def buffers(self, value: Vector) -> None:
-        length = sum(buffer.numel() for buffer in self._buffers)
-        if value.shape != (length,):
-            raise ValueError(f"the module's buffers have {length} entries, not {value.shape}")
-        for counter, first in self._counters:  # batches seen, say: not shared between clients
-            counter.copy_(first)
-        start = 0
-        for buffer in self._buffers:
-            stop = start + buffer.numel()
-            buffer.copy_(torch.from_numpy(value[start:stop].copy()).view(buffer.shape))
-            start = stop
-
-
-def flat_module(module: nn.Module, device: str = "cpu") -> _FlatModule:
-    """The one flat view of a module, made when it is first asked for."""
-    flat = module.__dict__.get("_fedbias_flat")
-    if flat is None or not flat.holds(module):
-        flat = module.__dict__["_fedbias_flat"] = _FlatModule(module, device)
-    return cast(_FlatModule, flat)
 
 
 def as_tensors(data: Dataset[Any] | tuple[Any, Any]) -> tuple[Tensor, Tensor]:
