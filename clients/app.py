@@ -121,7 +121,9 @@ def _hello(app: CohortClientApp, message: Message, context: Context) -> RecordDi
 
 
 def _train(app: CohortClientApp, message: Message, context: Context) -> RecordDict:
-    plan = Plan.from_record(_record(message))
+    plan, number = Plan.from_record(_record(message)), client_number(context)[0]
+    if plan.client != number:
+        raise ValueError(f"the plan is for client {plan.client}, this is client {number}")
     objective, plan = app.prepared(context.node_id, plan) or (app.make_objective(context), plan)
     report, ledger = respond(objective, plan, load_ledger(context))
     save_ledger(context, ledger)
