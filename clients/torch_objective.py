@@ -46,7 +46,8 @@ class TorchObjective:
     Notes
     -----
     Training mode for gradients, evaluation mode for ``loss`` and ``metrics``. Dropout is seeded by
-    the point and the batch, so a repeated plan has identical bytes. Same bits on every engine are
+    ``draw_key``, the point and the batch: clients and rounds draw different masks, and a repeated
+    plan has identical bytes. Same bits on every engine are
     promised for one torch build with one thread, not across devices or builds.
     """
 
@@ -66,6 +67,7 @@ class TorchObjective:
         if len(self._inputs) != len(self._targets) or len(self._inputs) == 0:
             raise ValueError(f"{len(self._inputs)} inputs and {len(self._targets)} targets")
         self._micro = micro_batch or len(self._inputs)
+        self.draw_key: tuple[int, ...] = ()  # set by every turn
 
     @property
     def dim(self) -> int:
@@ -178,8 +180,8 @@ class TorchObjective:
 
     @contextmanager
     def _seeded(self, point: Vector, batch: Batch | None) -> Iterator[None]:
-        # Whatever the module draws (dropout) is a function of the point and the batch.
-        drawn = b"" if batch is None else batch.tobytes()
+        # What the module draws (dropout) follows from whose turn it is, the point and the batch.
+        drawn = repr(self.draw_key).encode() + (b"" if batch is None else batch.tobytes())
         seed = zlib.crc32(drawn, zlib.crc32(point.tobytes()))
         if self._device != "cpu":
             with torch.random.fork_rng(devices=[self._device]):

@@ -49,6 +49,8 @@ def respond(objective: Objective, plan: Plan, ledger: Ledger) -> tuple[Report, L
     holder = cast(Any, objective)
     if plan.buffers is not None:
         holder.buffers = plan.buffers.copy()  # the objective may change them in place
+    if hasattr(objective, "draw_key"):
+        holder.draw_key = (plan.seed, plan.round, plan.client)
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
         estimate = plan.estimator.estimate(objective, plan.point, turn)
     packet = plan.feedback.encode(estimate.vector, plan.compressor, turn)
@@ -56,9 +58,9 @@ def respond(objective: Objective, plan: Plan, ledger: Ledger) -> tuple[Report, L
         round=plan.round,
         client=plan.client,
         packet=packet,
-        examples=objective.size,
-        loss=estimate.loss,
-        computed=turn.examples,
+        examples=int(objective.size),
+        loss=float(estimate.loss),
+        computed=int(turn.examples),
         lost_memory=ledger.lost,
         buffers=None if plan.buffers is None else identity().encode(holder.buffers),
     )

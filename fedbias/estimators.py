@@ -178,6 +178,8 @@ class LocalSteps(_Wrapped):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if isinstance(self.inner, LocalSteps):
+            raise ValueError("local_steps: inner must be an estimate of one step, not local_steps")
         checks.whole("local_steps", "count", self.count, least=1)
         checks.real("local_steps", "step_size", self.step_size, above=0)
         checks.real("local_steps", "momentum", self.momentum, least=0, below=1)

@@ -42,8 +42,10 @@ class ErrorFeedback(Feedback):
     """Send C(g + e) and keep e ← g + e − C(g + e) (Seide et al. 2014; Karimireddy et al. 2019).
 
     The sum of all that was sent plus e is the sum of all g: what is dropped comes late, not never.
-    Needs a contractive compressor to keep e bounded; costs one vector of client memory. It does
-    NOT remove the floor that heterogeneous clients cause.
+    Needs a contractive compressor (top_k, sign, uniform): with an unbiased one whose error can
+    exceed the vector (random_k) e grows without bound. The client keeps two vectors, the committed
+    e and the pending one. With heterogeneous clients a floor stays that shrinks with the step
+    size; it is NOT removed.
     """
 
     def encode(self, vector: Vector, compressor: Compressor, turn: Turn) -> Packet:

@@ -54,7 +54,7 @@ class Hello:
     def of(cls, objective: Objective, client: int, stable: bool, partitions: int | None) -> Hello:
         """Introduce an objective."""
         able = sorted(capabilities(objective))
-        dim, size = objective.dim, objective.size
+        dim, size = int(objective.dim), int(objective.size)
         return cls(client, stable, dim, size, able, partitions, fingerprint())
 
     def to_record(self) -> Record:

@@ -29,6 +29,9 @@ class Objective(Protocol):
         A dict of floats for evaluation on the client, such as its accuracy.
     ``buffers``
         A settable vector of what training changes besides the point (BatchNorm's statistics).
+    ``draw_key``
+        A settable tuple of whole numbers, for an objective that draws random numbers itself
+        (dropout): they must follow from it, the point and the batch alone.
     ``cohort(objectives)``
         Static: an object that computes many clients' gradients in one call, see
         :class:`fedbias.client.Cohort`, or None if these cannot be computed together.

@@ -101,7 +101,10 @@ class Nesterov(Optimizer):
 
 @setting("adagrad")
 class Adagrad(Optimizer):
-    """S ← S + g², x ← x − αg/√S per coordinate (Duchi et al. 2011); 0/0 is 0. No ε."""
+    """S ← S + g², x ← x − αg/√S per coordinate (Duchi et al. 2011). No ε: 0/0 is 0.
+
+    Where g² underflows (|g| below 10^−23 in float32) it counts as 0, and no step is taken.
+    """
 
     step_size: float  # α
 

@@ -14,7 +14,7 @@ from fedbias.feedback import Feedback, no_feedback
 from fedbias.headers import LARGEST
 from fedbias.ledger import NEVER
 from fedbias.optimizers import Optimizer, State
-from fedbias.packets import PacketError, decode
+from fedbias.packets import Packet, PacketError, decode
 from fedbias.rounds import Plan, Report
 from fedbias.vectors import Vector, norm
 
@@ -153,53 +153,72 @@ def apply(
     state : ServerState
     outcome : Outcome
     """
-    total, mass, loss = np.zeros_like(state.point), 0.0, 0.0
-    buffers = None if state.buffers is None else np.zeros_like(state.buffers)
-    applied: dict[int, Report] = {}
-    refused: dict[int, str] = {}
+    sums = _Sums(np.zeros_like(state.point), _zeros(state.buffers))
     for report in sorted(reports, key=lambda report: report.client):
         try:
-            vector, extra = _opened(report, state, applied)
+            vector, buffers = _opened(report, state, sums.applied)
         except ValueError as reason:
-            refused[report.client] = str(reason)
+            sums.refused[report.client] = str(reason)
             continue
         weight = 1.0 if algorithm.weights == "uniform" else float(report.examples)
-        with np.errstate(over="ignore"):  # looked at below
-            total += vector if weight == 1 else weight * vector
-        if buffers is not None and extra is not None:
-            buffers += weight * extra
-        mass, loss = mass + weight, loss + weight * report.loss
-        applied[report.client] = report
+        sums.add(report, vector, buffers, weight)
+    applied, refused = sums.applied, sums.refused
     received = Outcome(
         received=len(applied),
         refused=refused,
         payload_bits=sum(report.packet.payload_bits for report in applied.values()),
         wire_bits=sum(8 * report.uplink_bytes for report in applied.values()),
     )
+    untouched = replace(state, round=state.round + 1)
     if len(applied) < algorithm.minimum_replies:
-        return replace(state, round=state.round + 1), received
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean = total / mass
+        return untouched, received
+    with np.errstate(over="ignore", invalid="ignore"):  # looked at below
+        mean = sums.vector / sums.mass
+        buffers = None if sums.buffers is None else sums.buffers / sums.mass
         point, optimizer = algorithm.optimizer.update(state.point, mean, state.optimizer)
-    if not all(np.isfinite(array).all() for array in (mean, point, *optimizer.values())):
-        why = f"the round's step leaves the range of {state.point.dtype}: the run diverges"
-        refused |= dict.fromkeys(applied, why)
-        return replace(state, round=state.round + 1), Outcome(refused=refused)
-    moved = ServerState(
+    moved = replace(
+        untouched,
         point=point,
-        round=state.round + 1,
         optimizer=optimizer,
         acknowledged={**state.acknowledged, **dict.fromkeys(applied, state.round)},
-        buffers=None if buffers is None else buffers / mass,
+        buffers=buffers,
     )
+    parts = [mean, point, *optimizer.values(), *([] if buffers is None else [buffers])]
+    if not all(np.isfinite(part).all() for part in parts):
+        why = f"the round's step leaves the range of {point.dtype}: the run diverges"
+        return untouched, replace(received, refused=refused | dict.fromkeys(applied, why))
     return moved, replace(
         received,
         applied=tuple(applied),
         forgotten=tuple(client for client, report in applied.items() if report.lost_memory),
-        loss=loss / mass,
+        loss=sums.loss / sums.mass,
         gradient_norm=norm(mean),
         computed=sum(report.computed for report in applied.values()),
     )
+
+
+@dataclass
+class _Sums:
+    """The weighted sums over a round's valid reports."""
+
+    vector: Vector
+    buffers: Vector | None
+    mass: float = 0.0
+    loss: float = 0.0
+    applied: dict[int, Report] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
+
+    def add(self, report: Report, vector: Vector, buffers: Vector | None, weight: float) -> None:
+        with np.errstate(over="ignore"):  # the mean is looked at
+            self.vector += vector if weight == 1 else weight * vector
+            if self.buffers is not None and buffers is not None:
+                self.buffers += weight * buffers
+        self.mass, self.loss = self.mass + weight, self.loss + weight * report.loss
+        self.applied[report.client] = report
+
+
+def _zeros(like: Vector | None) -> Vector | None:
+    return None if like is None else np.zeros_like(like)
 
 
 def _opened(
@@ -212,15 +231,19 @@ def _opened(
         raise ValueError(f"the report is of round {report.round}, not {state.round}")
     if not 1 <= report.examples <= LARGEST or not np.isfinite(report.loss):
         raise ValueError(f"{report.examples} examples with a loss of {report.loss}")
-    vector = decode(report.packet, dim=state.point.size)
-    if vector.dtype != state.point.dtype:
-        raise PacketError(f"the packet has dtype {vector.dtype}, not {state.point.dtype}")
-    extra = None
-    if state.buffers is not None:
-        if report.buffers is None:
-            raise PacketError("the report lacks the buffers that the plan carried")
-        extra = decode(report.buffers, dim=state.buffers.size)
-    for part in (vector, extra):
-        if part is not None and not np.isfinite(part).all():
-            raise PacketError(f"{int((~np.isfinite(part)).sum())} entries are NaN or infinite")
-    return vector, extra
+    vector = _like(state.point, report.packet)
+    if state.buffers is None:
+        return vector, None
+    if report.buffers is None:
+        raise PacketError("the report lacks the buffers that the plan carried")
+    return vector, _like(state.buffers, report.buffers)
+
+
+def _like(known: Vector, packet: Packet) -> Vector:
+    vector = decode(packet, dim=known.size)
+    if vector.dtype != known.dtype:
+        raise PacketError(f"the packet has dtype {vector.dtype}, not {known.dtype}")
+    finite = np.isfinite(vector)
+    if not finite.all():
+        raise PacketError(f"{int((~finite).sum())} entries are NaN or infinite")
+    return vector

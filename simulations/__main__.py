@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command with --resume goes on", file=sys.stderr)
         return 130
-    except (ValueError, ImportError, OSError) as mistake:
+    except (ValueError, ImportError, OSError, MemoryError) as mistake:
         print(f"error: {_sentence(mistake)}", file=sys.stderr)
         return 2
     return 0
@@ -72,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _sentence(mistake: Exception) -> str:
     if isinstance(mistake, OSError) and mistake.filename:
         return f"cannot use {Path(mistake.filename).absolute()}: {mistake.strerror}"
-    return str(mistake)
+    return str(mistake) or "there is not enough memory for this"
 
 
 def _show_warnings() -> None:

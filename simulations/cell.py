@@ -56,7 +56,8 @@ def run_cell(
         def serve(grid: Grid) -> None:
             stopped.append(train(settings, grid, folder, progress, resume=resume).stopped)
 
-        run_on_ray(serve, app, settings.clients)
+        # A client on a GPU has it to itself while it computes.
+        run_on_ray(serve, app, settings.clients, gpus=float(settings.device != "cpu"))
     else:
         inline = InlineGrid(app, settings.clients, cohort=settings.cohort)
         done = train(settings, inline, folder, progress, contexts=inline.contexts, resume=resume)

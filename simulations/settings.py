@@ -125,6 +125,11 @@ class Settings(BaseModel):
                 f"minimum_replies = {self.minimum_replies}: must be at most the number of "
                 f"clients, {self.clients}, or no round would ever count"
             )
+        stop = self.made("stop", Until)
+        if not self.evaluate_every and (stop.accuracy is not None or stop.loss is not None):
+            raise ValueError(
+                f"stop = {stop} looks at central evaluation, which evaluate_every = 0 turns off"
+            )
         return self
 
     def made(self, field: str, kind: type[T]) -> T:

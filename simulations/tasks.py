@@ -21,6 +21,7 @@ from fedbias.vectors import Vector, flatten
 from .data import Dataset, Partition, digits, image_data
 from .models import Model
 from .settings import Settings, SettingsError
+from .threads import one_thread
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -198,7 +199,9 @@ TASKS = {
 
 @functools.lru_cache(maxsize=2)
 def make_task(settings: Settings) -> Task:
-    """The task that the settings name, made once per process.
+    """The task that the settings name, made once per process, which computes on one thread then.
+
+    Only with ``cohort`` it may use as many as there are.
 
     Raises
     ------
@@ -212,7 +215,11 @@ def make_task(settings: Settings) -> Task:
         raise SettingsError(
             f"task = {settings.task!r} is not a function of the settings: def make_task(settings)"
         ) from None
+    if not settings.cohort:  # which is equal up to rounding anyway, and may use the machine
+        one_thread()  # the data itself may come out of a product
     task = make(settings)
+    if not settings.cohort:
+        one_thread()  # torch may be here by now
     if not isinstance(task, Task):
         raise SettingsError(f"task = {settings.task!r} made {task!r}, which is not a Task")
     if task.clients != settings.clients:
@@ -230,8 +237,10 @@ def _imported(path: str) -> Any:
         raise SettingsError(f"task = {path!r}: there is none; known: {known}, or module:function")
     try:
         return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError) as error:
-        raise SettingsError(f"task = {path!r} cannot be imported: {error}") from None
+    except Exception as error:  # whatever the user's module raises
+        usual = isinstance(error, (ImportError, AttributeError))
+        why = str(error) if usual else f"{type(error).__name__}: {error}"
+        raise SettingsError(f"task = {path!r} cannot be imported: {why}") from None
 
 
 def _check_client(client: int, clients: int) -> None:

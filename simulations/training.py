@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -41,10 +40,7 @@ def objective_of(context: Context, settings: Settings | None = None) -> fb.Objec
     told = client_count(context) or chosen.clients  # the federation knows its own size
     if told != chosen.clients:
         chosen = chosen.model_copy(update={"clients": told})
-    objective = make_task(chosen).objective(client_number(context)[0])
-    if "torch" in sys.modules and not chosen.cohort:
-        sys.modules["torch"].set_num_threads(1)  # the same sums in the same order on every engine
-    return objective
+    return make_task(chosen).objective(client_number(context)[0])
 
 
 def client_app_for(settings: Settings) -> ClientApp:
@@ -127,6 +123,9 @@ def train(
             return None
         with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges says so itself
             metrics = task.evaluate({name: array.numpy() for name, array in arrays.items()})
+        goal = strategy.stop
+        if goal and goal.accuracy is not None and "accuracy" not in metrics:
+            raise SettingsError(f"stop = {goal}: task {settings.task!r} has no accuracy")
         return MetricRecord(dict(metrics)) if metrics else None
 
     if settings.lost > 0:
@@ -137,7 +136,7 @@ def train(
         _arrays(task.initial()),
         settings.rounds,
         settings.timeout,
-        evaluate,
+        evaluate_fn=evaluate,
         initial_buffers=_arrays(buffers) if buffers else None,
         resume=earlier,
         on_round=keep,

@@ -109,12 +109,14 @@ class FedBias(Strategy):
 
     # One run ------------------------------------------------------------------------------------
 
-    def start(  # type: ignore[override]
+    def start(
         self,
         grid: Grid,
         initial_arrays: ArrayRecord,
         num_rounds: int = 3,
         timeout: float = 3600,
+        train_config: ConfigRecord | None = None,
+        evaluate_config: ConfigRecord | None = None,
         evaluate_fn: EvaluateFn | None = None,
         *,
         initial_buffers: ArrayRecord | None = None,
@@ -130,6 +132,8 @@ class FedBias(Strategy):
             The parameters x_0 by name, all of one floating dtype.
         timeout : float
             Seconds per round after which a missing reply counts as lost.
+        train_config, evaluate_config : ConfigRecord, optional
+            Flower's; a Plan carries all that clients need, so these must be empty.
         evaluate_fn : callable, optional
             (round, arrays) → MetricRecord or None: central evaluation, at the start and after every
             round. ``loss`` and ``accuracy`` are what ``stop`` looks at.
@@ -145,9 +149,11 @@ class FedBias(Strategy):
         -------
         flwr.serverapp.strategy.Result
         """
+        if train_config or evaluate_config:
+            raise ValueError("FedBias: settings go to FedBias itself, not into train_config")
         names = self._names = Names.of(initial_arrays, initial_buffers)
         first = resume or Checkpoint(names.start(initial_arrays, initial_buffers))
-        self.state, self.stopped = first.state, first.stopped
+        self.state, self.stopped = first.state, first.stopped if self.stop else None
         self._tally, began = Tally(), time.monotonic()
         self._roster = Roster(first.state.point.size)
         self._roster.wait(grid, self.minimum_clients, self.patience)

@@ -28,6 +28,7 @@ def parallel_momentum(step_size: float, beta: float = 0.1, **settings: Any) -> F
     -----
     With a persistent bias ‖b_k‖² ≤ C the μ-PL guarantee is a floor of 2C/μ, not convergence
     (:func:`fedbias.theory.momentum_floor`); momentum averages noise, it does NOT remove a constant
-    bias. ``feedback=fb.error_feedback()`` does, for contractive compressors.
+    bias. ``feedback=fb.error_feedback()`` shrinks what compression leaves with the step size, for
+    contractive compressors.
     """
     return FedBias(fb.heavy_ball(step_size, beta), **settings)

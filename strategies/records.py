@@ -35,7 +35,7 @@ class RoundRecord:
     client_loss, client_accuracy : float or None
         Evaluation of x_k on the clients' own data, weighted by examples, in rounds that do.
     uplink_bytes, downlink_bytes : int
-        Packets received and sent in this round, without Flower's envelope.
+        Packets received and sent for training in this round, without Flower's envelope.
     header_bytes : int
         The reports' JSON headers, received beside the packets.
     total_uplink_bytes : int
@@ -44,6 +44,10 @@ class RoundRecord:
         Reports that moved the model, reports that were refused, replies that never came.
     forgotten : int
         Applied reports of clients that had lost their memory.
+    computed : int
+        Example gradients that the applied clients computed.
+    refusals : dict of str to str
+        Client → why its reply was refused.
     gradient_norm : float or None
         ‖ĝ‖ of the decoded mean.
     seconds : float
@@ -66,6 +70,8 @@ class RoundRecord:
     lost: int = 0
     forgotten: int = 0
     gradient_norm: float | None = None
+    computed: int = 0
+    refusals: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -86,6 +92,8 @@ class RoundRecord:
             lost=tally.asked - tally.heard,
             forgotten=len(outcome.forgotten),
             gradient_norm=_known(outcome.gradient_norm),
+            computed=outcome.computed,
+            refusals={str(client): why for client, why in outcome.refused.items()},
             **metrics,
         )
 

@@ -35,7 +35,7 @@ class LeastSquares:
         zero = np.zeros(features.shape[1], features.dtype)
         hessian = mean_hessian(self.objectives, zero)
         spectrum = np.linalg.eigvalsh(hessian)
-        self.lipschitz, self.strong_convexity = float(spectrum[-1]), float(spectrum[0])
+        self.lipschitz, self.strong_convexity = float(spectrum[-1]), max(0.0, float(spectrum[0]))
         slope = np.mean([f.gradient(zero) for f in self.objectives], axis=0)
         self.minimizer: Vector = np.linalg.lstsq(hessian, -slope, rcond=None)[0]
         self.minimum = self.loss(self.minimizer)

@@ -32,6 +32,8 @@ class Logistic:
 
     def __init__(self, features: Vector, labels: Vector, ridge: float, clients: int = 1) -> None:
         checks.real("Logistic", "ridge", ridge, above=0)
+        if features.dtype != np.float64:
+            raise ValueError(f"Logistic: features must be float64, not {features.dtype}")
         if not np.isin(labels, (-1, 1)).all():
             raise ValueError("Logistic: labels must be -1 or +1")
         shares = split(features, labels, clients)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import re
 import sys
 
-_MOST = 10
+_MOST = 50
 
 
 class Notices(logging.Handler):
@@ -17,12 +18,16 @@ class Notices(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self._shown = 0
+        self._shown: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one line, and after many of them one last."""
-        self._shown += 1
-        if self._shown <= _MOST:
-            print(f"{record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)
-        elif self._shown == _MOST + 1:
-            print("warning: more of them are not shown; rounds.jsonl counts them", file=sys.stderr)
+        """Print what was not said before, whatever the round; after many lines, one last."""
+        said = record.getMessage()
+        what = re.sub(r"^round \d+: ", "", said)
+        if what in self._shown or len(self._shown) > _MOST:
+            return
+        self._shown.add(what)
+        if len(self._shown) <= _MOST:
+            print(f"{record.levelname.lower()}: {said}", file=sys.stderr)
+        else:
+            print("warning: more of them are in rounds.jsonl alone", file=sys.stderr)

@@ -36,7 +36,7 @@ def mean_run(runs: Sequence[Run]) -> Run:
 def _mean(records: Sequence[Record]) -> Record:
     mean: dict[str, Any] = {}
     for key in records[0]:
-        if key == "non_finite":
+        if isinstance(records[0][key], (list, dict)):  # what was not finite, who was refused
             continue
         found = [number(record, key) for record in records]
         values = [value for value in found if value is not None]

@@ -18,7 +18,7 @@ MAY_IMPORT = {
     "clients": {"numpy", "flwr", "fedbias"},
     "simulations": {
         *("numpy", "flwr", "fedbias", "strategies", "clients"),
-        *("pydantic", "safetensors", *HEAVY),
+        *("pydantic", "safetensors", "threadpoolctl", *HEAVY),
     },
 }
 

@@ -207,7 +207,7 @@ def test_flowers_warnings_are_plain_lines_and_not_without_end(call):
     code, _, err = call("run", "--clients=3", "--model=linear()", "--rounds=9", big)
     lines = [line for line in err.splitlines() if not line.startswith("digits: ")]
     assert code == 0 and all(line.startswith("warning: ") for line in lines)
-    assert 1 < len(lines) <= 11 and lines[-1].endswith("rounds.jsonl counts them")
+    assert 1 < len(lines) == len({line.split(": ", 2)[2] for line in lines}) <= 51
     assert "\x1b" not in err and "INFO" not in err
 
 

@@ -34,7 +34,7 @@ LOCAL = "local_steps(3, 0.1, momentum=0.5, inner=minibatch('reshuffle'))"
 CASES = {
     "least squares": {
         "task": "least-squares",
-        "dim": 12,
+        "dim": 300,  # large enough for numpy's products to be threaded where nobody forbids it
         "optimizer": "gradient_descent(step_size=0.5)",
     },
     "least squares, top-k and momentum": {

@@ -242,6 +242,7 @@ def test_one_thread_per_client():
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
+        make_task.cache_clear()
         objective_of(context(partition_id=0), settings_with(cohort=True))
         assert torch.get_num_threads() == 2
         objective_of(context(partition_id=0), settings_with())
