@@ -75,7 +75,7 @@ def _close(row: Row, reference: Row) -> bool:
 
 def _results(rows: Sequence[Row], names: Sequence[str]) -> str:
     headings, *lines = text_table(rows)
-    note = "Uplink: all bytes that the clients sent, as measured."
+    note = "Uplink: the packets that the clients sent, in bytes as measured."
     if "best" in headings:
         note += " Accuracy: on the test set, at the last evaluation and at the best one."
     if "missing" in headings:
