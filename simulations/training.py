@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,9 +25,9 @@ from .engines.inline import export_states, import_states
 from .engines.lossy import LossyGrid
 from .output import Progress, RunFolder, read_run
 from .settings import Settings, SettingsError, make_settings
-from .tasks import make_task
+from .tasks import Task, make_task
 
-CHECKPOINT_SECONDS = 5.0
+CHECKPOINT, CHECKPOINT_SECONDS = "checkpoint.safetensors", 5.0
 APP_KEYS = ("name", "runs")  # of Flower's run config, beside the settings
 _LOG = logging.getLogger("flwr")
 
@@ -93,41 +94,11 @@ def train(
         The strategy, with its final state.
     """
     task, strategy = make_task(settings), strategy_for(settings)
-    checkpoint = folder.path / "checkpoint.safetensors"
+    checkpoint = folder.path / CHECKPOINT
     earlier = _resumed(settings, folder, contexts) if resume and checkpoint.exists() else None
     if earlier is None:
         checkpoint.unlink(missing_ok=True)
         folder.begin(settings.model_dump())
-    written = time.monotonic()
-
-    def keep(record: RoundRecord, now: Checkpoint) -> None:
-        nonlocal written
-        if record.round == 1 and record.refused and not (record.applied or record.lost):
-            client, why = min(strategy.refused.items())
-            raise SettingsError(f"no client could do its part; client {client}: {why}")
-        folder.append(record.to_dict())
-        if progress:
-            progress.update(record.to_dict())
-        over = record.round == settings.rounds or now.stopped
-        if over or time.monotonic() - written > CHECKPOINT_SECONDS:
-            arrays, values = export_states(contexts or {})
-            save_checkpoint(
-                checkpoint,
-                replace(now, clients=arrays, meta=values),
-            )
-            written = time.monotonic()
-
-    def evaluate(number: int, arrays: ArrayRecord) -> MetricRecord | None:
-        every = settings.evaluate_every
-        if not every or (number % every and number != settings.rounds):
-            return None
-        with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges says so itself
-            metrics = task.evaluate({name: array.numpy() for name, array in arrays.items()})
-        goal = strategy.stop
-        if goal and goal.accuracy is not None and "accuracy" not in metrics:
-            raise SettingsError(f"stop = {goal}: task {settings.task!r} has no accuracy")
-        return MetricRecord(dict(metrics)) if metrics else None
-
     if settings.lost > 0:
         grid = LossyGrid(grid, lambda r, c: bool(lost(settings.seed, r, [c], settings.lost)))
     buffers = task.initial_buffers()
@@ -136,13 +107,58 @@ def train(
         _arrays(task.initial()),
         settings.rounds,
         settings.timeout,
-        evaluate_fn=evaluate,
+        evaluate_fn=partial(_evaluate, settings, task),
         initial_buffers=_arrays(buffers) if buffers else None,
         resume=earlier,
-        on_round=keep,
+        on_round=_Keeper(settings, strategy, folder, progress, contexts or {}).keep,
     )
     folder.write_model({name: array.numpy() for name, array in result.arrays.items()})
     return strategy
+
+
+class _Keeper:
+    """Keeps what every round came to, and from time to time all that is needed to go on."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        strategy: FedBias,
+        folder: RunFolder,
+        progress: Progress | None,
+        contexts: Mapping[int, Context],
+    ) -> None:
+        self._settings, self._strategy, self._folder = settings, strategy, folder
+        self._progress, self._contexts = progress, contexts
+        self._written = time.monotonic()
+
+    def keep(self, record: RoundRecord, now: Checkpoint) -> None:
+        if record.round == 1 and record.refused and not (record.applied or record.lost):
+            client, why = min(self._strategy.refused.items())
+            raise SettingsError(f"no client could do its part; client {client}: {why}")
+        self._folder.append(record.to_dict())
+        if self._progress:
+            self._progress.update(record.to_dict())
+        over = record.round == self._settings.rounds or now.stopped
+        if over or time.monotonic() - self._written > CHECKPOINT_SECONDS:
+            arrays, values = export_states(self._contexts)
+            save_checkpoint(
+                self._folder.path / CHECKPOINT, replace(now, clients=arrays, meta=values)
+            )
+            self._written = time.monotonic()
+
+
+def _evaluate(
+    settings: Settings, task: Task, number: int, arrays: ArrayRecord
+) -> MetricRecord | None:
+    every = settings.evaluate_every
+    if not every or (number % every and number != settings.rounds):
+        return None
+    with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges says so itself
+        metrics = task.evaluate({name: array.numpy() for name, array in arrays.items()})
+    goal = settings.made("stop", Until)
+    if goal.accuracy is not None and "accuracy" not in metrics:
+        raise SettingsError(f"stop = {goal}: task {settings.task!r} has no accuracy")
+    return MetricRecord(dict(metrics)) if metrics else None
 
 
 def check_same_settings(settings: Settings, folder: RunFolder) -> None:
@@ -161,7 +177,7 @@ def _resumed(
 ) -> Checkpoint:
     check_same_settings(settings, folder)
     folder.describe(settings.model_dump())  # there may be more rounds to do
-    checkpoint = load_checkpoint(folder.path / "checkpoint.safetensors")
+    checkpoint = load_checkpoint(folder.path / CHECKPOINT)
     folder.truncate(checkpoint.state.round)
     if contexts:
         import_states(contexts, checkpoint.clients, checkpoint.meta)
