@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
@@ -217,7 +218,16 @@ def make_task(settings: Settings) -> Task:
         ) from None
     if not settings.cohort:  # which is equal up to rounding anyway, and may use the machine
         one_thread()  # the data itself may come out of a product
-    task = make(settings)
+    try:
+        task = make(settings)
+    except (ValueError, ImportError, OSError, MemoryError):
+        raise  # a sentence already
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        raise SettingsError(
+            f"task = {settings.task!r} failed in {where.filename}, line {where.lineno}: "
+            f"{type(error).__name__}: {error}"
+        ) from error
     if not settings.cohort:
         one_thread()  # torch may be here by now
     if not isinstance(task, Task):

@@ -315,3 +315,13 @@ def test_the_example_of_the_readme_runs_as_it_stands(tmp_path):
     assert run.settings["task"] == "mymodule:make_task"
     # Two unit Gaussians at a distance of √18: the best classifier is right with Φ(√18/2) = .983.
     assert run.values("accuracy")[-1] > 0.95 and run.values("train_loss")[-1] < 0.3
+
+
+def test_a_task_that_fails_says_where(tmp_path, monkeypatch):
+    """Kills: a traceback of the app around one line of the user's."""
+    (tmp_path / "failing_task.py").write_text(
+        "def make_task(settings):\n    return {}['weights']\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SettingsError, match=r"failing_task.py, line 2: KeyError: 'weights'$"):
+        make_task(make_settings({"task": "failing_task:make_task"}))
