@@ -66,7 +66,7 @@ class TorchObjective:
         self._inputs, self._targets = (part.to(device) for part in as_tensors(data))
         if len(self._inputs) != len(self._targets) or len(self._inputs) == 0:
             raise ValueError(f"{len(self._inputs)} inputs and {len(self._targets)} targets")
-        self._micro = micro_batch or len(self._inputs)
+        self._micro = micro_batch
         self.draw_key: tuple[int, ...] = ()  # set by every turn
 
     @property
@@ -146,7 +146,7 @@ class TorchObjective:
             and f._loss is first._loss
             and f._inputs.shape == first._inputs.shape
             and f._targets.shape == first._targets.shape
-            and f._micro == first.size
+            and (f._micro is None or f._micro >= f.size)
             for f in objectives
         )
         frozen = any(not weight.requires_grad for weight in first._flat.module.parameters())
@@ -174,9 +174,10 @@ class TorchObjective:
         if batch is not None:
             chosen = torch.from_numpy(np.asarray(batch, np.int64)).to(self._device)
             inputs, targets = inputs[chosen], targets[chosen]
-        for start in range(0, len(inputs), self._micro):
-            piece = inputs[start : start + self._micro]
-            yield piece, targets[start : start + self._micro], len(piece) / len(inputs)
+        step = self._micro or len(inputs)
+        for start in range(0, len(inputs), step):
+            piece = inputs[start : start + step]
+            yield piece, targets[start : start + step], len(piece) / len(inputs)
 
     @contextmanager
     def _seeded(self, point: Vector, batch: Batch | None) -> Iterator[None]:

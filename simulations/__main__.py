@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import shlex
 import sys
 import time
 from collections.abc import Sequence
@@ -61,7 +62,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         {"run": _run, "compare": _compare, "report": _report}[options.verb](options, given)
     except KeyboardInterrupt:
-        print("interrupted; the same command with --resume goes on", file=sys.stderr)
+        again = shlex.join(["python", "-m", "simulations", *(a for a in given if a != "--resume")])
+        print(f"interrupted; {again} --resume goes on", file=sys.stderr, flush=True)
+        if getattr(options, "engine", "") == "ray":
+            os._exit(130)  # the server's thread would go on waiting for replies
         return 130
     except (ValueError, ImportError, OSError, MemoryError) as mistake:
         print(f"error: {_sentence(mistake)}", file=sys.stderr)

@@ -29,6 +29,7 @@ class Roster:
         self._dim = dim
         self._known: dict[int, Hello | None] = {}  # node → who; None where it was turned away
         self._asked: dict[str, int] = {}  # message → node that has not answered yet
+        self._turned_away: dict[int, str] = {}  # node → why
         self._warned: set[int] = set()  # nodes whose number is taken
         self.nodes: dict[int, int] = {}  # client → node
 
@@ -41,7 +42,7 @@ class Roster:
             if waited >= patience:
                 raise TimeoutError(
                     f"{len(self.nodes)} of {count} clients came within {patience:g} s; "
-                    "start more nodes, or ask for fewer clients"
+                    f"start more nodes, or ask for fewer clients{self._others()}"
                 )
             if waited >= told:
                 told += _TELL_EVERY
@@ -72,10 +73,17 @@ class Roster:
         hello = self._known.get(node)
         return None if hello is None else hello.client
 
+    def _others(self) -> str:
+        if not self._turned_away:
+            return ""
+        node, why = min(self._turned_away.items())
+        return f" ({len(self._turned_away)} came and cannot take part, node {node}: {why})"
+
     def _hear(self, node: int, answer: Hello | str) -> None:
         problem = answer if isinstance(answer, str) else self._objection(answer)
         self._known[node] = None if problem or isinstance(answer, str) else answer
         if problem:
+            self._turned_away[node] = problem
             _LOG.warning("node %s cannot take part: %s", node, problem)
         elif isinstance(answer, Hello) and not answer.stable:
             _LOG.warning(

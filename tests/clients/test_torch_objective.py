@@ -529,3 +529,10 @@ def test_a_layer_may_be_replaced():
     module[2] = nn.Linear(5, 3)
     objective = made(module=module)
     close(objective.gradient(point), plain(point)[1], 1e-5)
+
+
+def test_a_batch_larger_than_the_data_is_one_pass():
+    """Kills: a batch cut into pieces of the client's few examples, which BatchNorm would notice."""
+    few = made(module=nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 3)), rows=slice(0, 1))
+    gradient = few.gradient(some_point(few), np.zeros(5, np.int64))
+    assert np.isfinite(gradient).all()
