@@ -96,7 +96,7 @@ def _run(options: argparse.Namespace, given: Sequence[str]) -> None:
     path = _file(options.preset, PRESETS)
     overrides = _overrides(options)
     values, where = {**read_preset(path), **overrides}, path.name + (" + options" * bool(overrides))
-    folder = Path(options.runs) / (options.name or path.stem)
+    folder = _folder(options, path.stem)
     with Progress() as progress:
         run = run_cell(
             make_settings(values, where),
@@ -123,7 +123,7 @@ def _compare(options: argparse.Namespace, given: Sequence[str]) -> None:
     cells = read_cells(path, _overrides(options))
     runs, report = compare(
         cells,
-        Path(options.runs) / (options.name or f"compare-{path.stem}"),
+        _folder(options, f"compare-{path.stem}"),
         seeds=options.seeds,
         engine=options.engine,
         arguments=given,
@@ -145,6 +145,15 @@ def _report(options: argparse.Namespace, given: Sequence[str]) -> None:
     print(f"report: {write_report(runs, options.output)}")
     if options.picture:
         print(f"picture: {write_picture(runs, options.picture)}")
+
+
+def _folder(options: argparse.Namespace, usual: str) -> Path:
+    from .settings import SettingsError
+
+    name = usual if options.name is None else options.name
+    if name in ("", ".", "..") or Path(name).name != name:
+        raise SettingsError(f"--name must be the name of one folder below --runs, not {name!r}")
+    return Path(options.runs) / name
 
 
 def _file(given: str, folder: Path) -> Path:

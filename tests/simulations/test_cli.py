@@ -334,6 +334,8 @@ def test_without_resume_a_run_starts_anew(call, tmp_path):
         (["run", "--task=nowhere:make"], r".*cannot be imported: No module named 'nowhere'$"),
         (["run", "--task=mnist", "--data-root=none"], r"mnist: expected train-images.*none/mnist"),
         (["run", "--partition=natural()", "--clients=11"], r"natural\(\) "),
+        (["run", "--name=../elsewhere"], "--name must be the name of one folder below --runs"),
+        (["compare", "--name=."], "--name must be the name of one folder below --runs"),
         (["compare", "--compressor=zip()"], r"digits.toml, cell 'FedAvg' \+ options: compressor "),
         (["compare", "--seeds=0"], r"--seeds must be at least 1, not 0$"),
         (["report", "nothing"], r".*/nothing is not the folder of a run: it has no settings.toml$"),
