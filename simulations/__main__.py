@@ -1,4 +1,4 @@
-"""``python -m simulations``: run, compare, report."""
+"""``python -m simulations``: run, compare, reproduce, report."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
         )
     compare.add_argument("--seeds", type=int, default=1, help="runs per cell, averaged [1]")
     compare.add_argument("--save", type=Path, help="also keep table, picture and JSON as SAVE.*")
+    _add_reproduce(verbs)
     report = _add_verb(verbs, "report", "one report over finished or running runs", "FOLDER…")
     report.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of a run")
     report.add_argument(
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
     _show_warnings()
     try:
-        {"run": _run, "compare": _compare, "report": _report}[options.verb](options, given)
+        _VERBS[options.verb](options, given)
     except KeyboardInterrupt:
         again = shlex.join(["python", "-m", "simulations", *(a for a in given if a != "--resume")])
         print(f"interrupted; {again} --resume goes on", file=sys.stderr, flush=True)
@@ -147,6 +148,29 @@ def _report(options: argparse.Namespace, given: Sequence[str]) -> None:
         print(f"picture: {write_picture(runs, options.picture)}")
 
 
+def _reproduce(options: argparse.Namespace, given: Sequence[str]) -> None:
+    from .reproductions import Options
+    from .reproductions.command import check_committed, reproduce
+
+    root = options.data_root and str(options.data_root.expanduser().resolve())
+    chosen = Options(options.task, root, options.rounds)
+    if options.check:
+        check_committed(options.reproduction, chosen)
+        return
+    reproduce(
+        options.reproduction,
+        chosen,
+        _folder(options, options.reproduction),
+        patterns=options.cells or (),
+        resume=options.resume,
+        save=options.save,
+        arguments=given,
+    )
+
+
+_VERBS = {"run": _run, "compare": _compare, "reproduce": _reproduce, "report": _report}
+
+
 def _folder(options: argparse.Namespace, usual: str) -> Path:
     from .settings import SettingsError
 
@@ -164,6 +188,26 @@ def _file(given: str, folder: Path) -> Path:
             return path.resolve()
     known = _names(folder).removesuffix(" [digits]")
     raise SettingsError(f"there is no {folder.name[:-1]} {given!r}; known: {known}")
+
+
+def _add_reproduce(verbs: Any) -> None:
+    from .reproductions import REPRODUCTIONS
+
+    verb = _add_verb(verbs, "reproduce", "a paper's experiment", "REPRODUCTION")
+    listed = "; ".join(f"{name}: {each.summary}" for name, each in REPRODUCTIONS.items())
+    verb.add_argument("reproduction", metavar="REPRODUCTION", help=listed.replace("%", "%%"))
+    verb.add_argument(
+        "--cells", nargs="+", metavar="CELL", help="names or patterns, such as 'top2-*'"
+    )
+    verb.add_argument("--task", help="other data of the same shape, such as mnist")
+    verb.add_argument("--data-root", type=Path, help="folder with the data's files")
+    verb.add_argument("--rounds", type=int, help="fewer than the paper's, to try")
+    verb.add_argument("--check", action="store_true", help="compute a small cell again and compare "
+                      "it with the committed result")  # fmt: skip
+    verb.add_argument("--name", help="folder below --runs [the reproduction's name]")
+    verb.add_argument("--runs", default="runs", help="where folders are kept [runs]")
+    verb.add_argument("--resume", action="store_true", help="keep the cells that are there")
+    verb.add_argument("--save", type=Path, help="also keep table, picture and JSON as SAVE.*")
 
 
 def _add_verb(verbs: Any, name: str, words: str, place: str) -> Any:

@@ -2,12 +2,13 @@
 
 from .environment import describe_environment
 from .notices import Notices
+from .printing import print_lines, print_table
 from .progress import Progress
 from .report import write_picture, write_report
-from .results import save_result
+from .results import save_finding, save_result
 from .runs import Run, RunFolder, absolute, read_run
 from .seeds import mean_run
-from .tables import comparison_table, print_table
+from .tables import comparison_table
 
 __all__ = [
     "Notices",
@@ -18,8 +19,10 @@ __all__ = [
     "comparison_table",
     "describe_environment",
     "mean_run",
+    "print_lines",
     "print_table",
     "read_run",
+    "save_finding",
     "save_result",
     "write_picture",
     "write_report",

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +28,59 @@ def save_result(
     environment : mapping
         The command, the versions, the machine and the duration.
     """
-    rows, base = comparison_table(runs), absolute(path)
-    base.parent.mkdir(parents=True, exist_ok=True)
-    table, picture, data = (base.with_name(base.name + end) for end in (".md", ".png", ".json"))
+    rows = comparison_table(runs)
     plain = [json.loads(to_json_line(asdict(row))) for row in rows]
-    result = {"environment": dict(environment), "rows": plain}
-    write_text(data, json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-    first, *others = text_table(rows)
-    lines = [first, ["---", *["---:"] * (len(first) - 1)], *others]
-    made = f"Made by `{environment.get('command')}`; the environment is in {data.name}."
-    markdown = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    write_text(table, f"{markdown}\n\n{made}\n")
-    return [data, table, write_picture(runs, picture)]
+    return _save(
+        path, environment, {"rows": plain}, text_table(rows), [], partial(write_picture, runs)
+    )
+
+
+def save_finding(
+    path: str | Path,
+    environment: Mapping[str, Any],
+    lines: Sequence[Sequence[str]],
+    notes: Sequence[str],
+    results: Mapping[str, Mapping[str, Any]],
+    draw: Callable[[Mapping[str, Any], Path], None],
+) -> list[Path]:
+    """Write what a reproduction came to, in the same three files.
+
+    Parameters
+    ----------
+    lines : sequence of rows of text
+        The table, headings first.
+    notes : sequence of str
+        Sentences below it.
+    results : mapping
+        The cells' results, plain values.
+    draw : callable
+        (results, path of a PNG).
+    """
+
+    def picture(target: Path) -> None:
+        draw(results, target)
+
+    return _save(path, environment, {"notes": notes, "cells": results}, lines, notes, picture)
+
+
+def _save(
+    path: str | Path,
+    environment: Mapping[str, Any],
+    data: Mapping[str, Any],
+    lines: Sequence[Sequence[str]],
+    notes: Sequence[str],
+    picture: Callable[[Path], object],
+) -> list[Path]:
+    base = absolute(path)
+    base.parent.mkdir(parents=True, exist_ok=True)
+    kept, table, drawn = (base.with_name(base.name + end) for end in (".json", ".md", ".png"))
+    whole = {"environment": dict(environment), **data}
+    write_text(kept, json.dumps(whole, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    first, *others = lines
+    ruled = [first, ["---", *["---:"] * (len(first) - 1)], *others]
+    made = f"Made by `{environment.get('command')}`; the environment is in {kept.name}."
+    markdown = "\n".join(f"| {' | '.join(line)} |" for line in ruled)
+    sentences = "".join(f"- {note}\n" for note in notes)
+    write_text(table, f"{markdown}\n\n{sentences}{sentences and chr(10)}{made}\n")
+    picture(drawn)
+    return [kept, table, drawn]

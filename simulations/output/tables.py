@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TextIO
 
 from .runs import Run
 
 _NONE = "-"
-# In a narrow terminal: how far names are folded, and what is left out after that, in this order.
-_FOLDED = 16
-_SPARE = ("best", "time", "rounds", "uplink")
 
 
 @dataclass(frozen=True)
@@ -93,35 +88,6 @@ def text_table(rows: Sequence[Row]) -> list[list[str]]:
     columns.append(["rounds", *(str(row.rounds) for row in rows)])
     columns.append(["time", *(human_seconds(row.seconds) for row in rows)])
     return [list(line) for line in zip(*columns, strict=True)]
-
-
-def print_table(rows: Sequence[Row], stream: TextIO | None = None) -> None:
-    """Print the rows: with rich in a terminal, as aligned plain text otherwise."""
-    stream = stream or sys.stdout
-    lines = text_table(rows)
-    try:
-        from rich.console import Console
-    except ImportError:
-        _print_plain(lines, stream)
-        return
-    console = Console(file=stream)
-    if console.is_terminal and not console.is_dumb_terminal:
-        from rich import box
-        from rich.table import Table
-        from rich.text import Text
-
-        table = Table(header_style="bold", border_style="dim")
-        if sum(_widths(lines)) + 3 * len(lines[0]) + 1 > console.width:
-            lines = _narrowed(lines, console.width)
-            table.box, table.show_edge, table.padding = box.SIMPLE_HEAD, False, (0, 1, 0, 0)
-            table.pad_edge = False
-        for place, heading in enumerate(lines[0]):
-            table.add_column(heading, justify="right" if place else "left", no_wrap=place > 0)
-        for row, line in zip(rows, lines[1:], strict=True):
-            table.add_row(*map(Text, line), style="bold" if row.reference and rows[1:] else None)
-        console.print(table)
-    else:
-        _print_plain(lines, stream)
 
 
 def human_bytes(count: float) -> str:
@@ -210,30 +176,3 @@ def _last(run: Run, key: str) -> float | None:
 
 def _sent(run: Run) -> int:
     return int(run.rounds[-1].get("total_uplink_bytes", 0)) if run.rounds else 0
-
-
-def _narrowed(lines: Sequence[Sequence[str]], width: int) -> list[list[str]]:
-    """Break the headings, and leave out columns until the others fit beside folded names."""
-    narrow = [[heading.replace(" ", "\n") for heading in lines[0]], *map(list, lines[1:])]
-    for spare in _SPARE:
-        first, *others = _widths(narrow)
-        if min(first, _FOLDED) + sum(others) + 2 * len(others) <= width:
-            break
-        kept = [place for place, heading in enumerate(narrow[0]) if heading != spare]
-        narrow = [[line[place] for place in kept] for line in narrow]
-    return narrow
-
-
-def _widths(lines: Sequence[Sequence[str]]) -> list[int]:
-    columns = zip(*lines, strict=True)
-    return [max(len(part) for cell in column for part in cell.split("\n")) for column in columns]
-
-
-def _print_plain(lines: Sequence[Sequence[str]], stream: TextIO) -> None:
-    widths = _widths(lines)
-    for line in lines:
-        name, *others = (
-            cell.rjust(width) if place else cell.ljust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        print("  ".join([name, *others]), file=stream, flush=True)

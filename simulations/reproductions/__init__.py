@@ -1,0 +1,21 @@
+"""The papers' experiments, each a file of this folder; ``python -m simulations reproduce NAME``."""
+
+from . import parallel_momentum
+from .base import Cell, Options, Reproduction, Result, Results
+from .runner import check, chosen, compute
+
+REPRODUCTIONS = {
+    "parallel-momentum": parallel_momentum.REPRODUCTION,
+}
+
+__all__ = [
+    "REPRODUCTIONS",
+    "Cell",
+    "Options",
+    "Reproduction",
+    "Result",
+    "Results",
+    "check",
+    "chosen",
+    "compute",
+]
