@@ -9,10 +9,11 @@ import numpy as np
 
 from fedbias.compressors import identity
 from fedbias.ledger import Ledger, pend, settle
-from fedbias.objectives import Batch, Objective, loss_and_gradient, require
-from fedbias.rounds import Plan, Report
+from fedbias.objectives import Batch, Objective, capabilities, loss_and_gradient, require
+from fedbias.packets import Packet, decode
+from fedbias.rounds import Measured, Plan, Report
 from fedbias.turn import Turn
-from fedbias.vectors import Vector
+from fedbias.vectors import Vector, norm
 
 
 def respond(objective: Objective, plan: Plan, ledger: Ledger) -> tuple[Report, Ledger]:
@@ -54,6 +55,8 @@ def respond(objective: Objective, plan: Plan, ledger: Ledger) -> tuple[Report, L
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
         estimate = plan.estimator.estimate(objective, plan.point, turn)
     packet = plan.feedback.encode(estimate.vector, plan.compressor, turn)
+    buffers = None if plan.buffers is None else identity().encode(holder.buffers)
+    measured = _measured(objective, plan, packet, turn) if plan.measure_bias else None
     report = Report(
         round=plan.round,
         client=plan.client,
@@ -62,9 +65,23 @@ def respond(objective: Objective, plan: Plan, ledger: Ledger) -> tuple[Report, L
         loss=float(estimate.loss),
         computed=int(turn.examples),
         lost_memory=ledger.lost,
-        buffers=None if plan.buffers is None else identity().encode(holder.buffers),
+        buffers=buffers,
+        measured=measured,
     )
     return report, pend(ledger, plan.round, turn.memory)
+
+
+def _measured(objective: Objective, plan: Plan, packet: Packet, turn: Turn) -> Measured | None:
+    """What the packet says against the exact gradient; None without one that is finite."""
+    if "gradient" not in capabilities(objective):
+        return None
+    if plan.buffers is not None:
+        cast(Any, objective).buffers = plan.buffers.copy()
+    with np.errstate(over="ignore", invalid="ignore"):
+        _, exact = loss_and_gradient(objective, plan.point)
+        squares = norm(decode(packet) - exact) ** 2, norm(exact) ** 2
+    turn.examples += objective.size
+    return Measured(*squares) if np.isfinite(squares).all() else None
 
 
 class _Prefetched:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -24,6 +25,15 @@ def whole(least: int = 0, *, optional: bool = False) -> Check:
 def real(value: Any) -> bool:
     """Accept floats, NaN and ±∞ included, and whole numbers that are floats."""
     return type(value) is float or (type(value) is int and abs(value) <= LARGEST)
+
+
+def squares(value: Any) -> bool:
+    """Accept None, or two finite numbers ≥ 0."""
+    return value is None or (
+        type(value) is list
+        and len(value) == 2
+        and all(real(each) and 0 <= each < math.inf for each in value)
+    )
 
 
 def flag(value: Any) -> bool:

@@ -76,6 +76,7 @@ def run(
     stop: Until | None = None,
     on_round: Callable[[int, ServerState, Outcome], None] | None = None,
     keep: str = "all",
+    measure_bias: int = 0,
     seed: int = 0,
 ) -> History:
     """Run a federation in this process, message by message, without any framework.
@@ -101,6 +102,9 @@ def run(
         Called with (round, state after it, outcome).
     keep : {"all", "last"}
         Which points to keep.
+    measure_bias : int
+        In every so many rounds clients compare what they send with their exact gradient, see
+        ``outcomes[k].measured``; 0 for never.
 
     Returns
     -------
@@ -112,7 +116,14 @@ def run(
         For impossible settings, or when a client refuses its plan.
     """
     algorithm = Algorithm(
-        optimizer, estimator, compressor, feedback, batch_size, weights, seed=seed
+        optimizer,
+        estimator,
+        compressor,
+        feedback,
+        batch_size,
+        weights,
+        seed=seed,
+        measure_bias=measure_bias,
     )
     _check(objectives, start, rounds, keep, stop)
     began, stopped = time.monotonic(), None

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from fedbias.compressors import Compressor, identity
 from fedbias.estimators import Estimator
 from fedbias.feedback import Feedback
-from fedbias.headers import Check, ProtocolError, flag, read_header, real, text, whole
+from fedbias.headers import Check, ProtocolError, flag, read_header, real, squares, text, whole
 from fedbias.ledger import NEVER
 from fedbias.notation import parse
 from fedbias.packets import Packet, PacketError, decode
@@ -34,6 +34,7 @@ _PLAN: dict[str, Check] = {
     "batch_size": whole(1, optional=True),
     "compressor": text,
     "feedback": text,
+    "measure_bias": flag,
 }
 _REPORT: dict[str, Check] = {
     "round": whole(),
@@ -42,7 +43,24 @@ _REPORT: dict[str, Check] = {
     "loss": real,
     "computed": whole(),
     "lost_memory": flag,
+    "measured": squares,
 }
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How far a client's packet is from its exact gradient.
+
+    Attributes
+    ----------
+    bias_square : float
+        ‖decoded packet − ∇f_m(x_k)‖², over all the client's data.
+    gradient_square : float
+        ‖∇f_m(x_k)‖².
+    """
+
+    bias_square: float
+    gradient_square: float
 
 
 @dataclass(frozen=True)
@@ -61,6 +79,8 @@ class Plan:
         x_k.
     buffers : ndarray or None
         The mean of what training changes besides the point.
+    measure_bias : bool
+        Whether the report shall say how far it is from the exact gradient.
     """
 
     round: int
@@ -73,6 +93,7 @@ class Plan:
     feedback: Feedback
     point: Vector
     buffers: Vector | None = None
+    measure_bias: bool = False
 
     def header(self) -> str:
         """All of the plan but its vectors, as JSON."""
@@ -85,6 +106,7 @@ class Plan:
             "batch_size": self.batch_size,
             "compressor": repr(self.compressor),
             "feedback": repr(self.feedback),
+            "measure_bias": self.measure_bias,
         }
         return json.dumps(header)
 
@@ -130,6 +152,8 @@ class Report:
         Whether the client lost what it remembered since its last applied report.
     buffers : Packet or None
         What training changed besides the point, uncompressed.
+    measured : Measured or None
+        Where the plan asked for it and the client has gradients.
     """
 
     round: int
@@ -140,6 +164,7 @@ class Report:
     computed: int
     lost_memory: bool = False
     buffers: Packet | None = None
+    measured: Measured | None = None
 
     @property
     def uplink_bytes(self) -> int:
@@ -155,6 +180,7 @@ class Report:
             "loss": self.loss,
             "computed": self.computed,
             "lost_memory": self.lost_memory,
+            "measured": None if self.measured is None else list(astuple(self.measured)),
         }
         record = {"header": json.dumps(header), "packet": bytes(self.packet)}
         return record if self.buffers is None else record | {"buffers": bytes(self.buffers)}
@@ -164,6 +190,8 @@ class Report:
         """Read a report (ProtocolError or PacketError if it is not one)."""
         header = read_header(record, _REPORT)
         header["loss"] = float(header["loss"])
+        if header["measured"] is not None:
+            header["measured"] = Measured(*map(float, header["measured"]))
         buffers = _packet(record, "buffers") if "buffers" in record else None
         return cls(**header, packet=_packet(record, "packet"), buffers=buffers)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from fedbias.headers import LARGEST
 from fedbias.ledger import NEVER
 from fedbias.optimizers import Optimizer, State
 from fedbias.packets import Packet, PacketError, decode
-from fedbias.rounds import Plan, Report
+from fedbias.rounds import Measured, Plan, Report
 from fedbias.vectors import Vector, norm
 
 
@@ -31,6 +31,9 @@ class Algorithm:
         How the mean over clients is weighted.
     minimum_replies : int
         Fewer valid reports than this leave the model untouched.
+    measure_bias : int
+        In every so many rounds the clients report how far their packets are from their exact
+        gradients, which costs them one more full gradient; 0 for never.
     """
 
     optimizer: Optimizer
@@ -41,6 +44,7 @@ class Algorithm:
     weights: str = "uniform"
     minimum_replies: int = 1
     seed: int = 0
+    measure_bias: int = 0
 
     def __post_init__(self) -> None:
         kinds: dict[str, tuple[type, str]] = {
@@ -60,6 +64,7 @@ class Algorithm:
                 )
         checks.choice("algorithm", "weights", self.weights, ("uniform", "examples"))
         checks.whole("algorithm", "minimum_replies", self.minimum_replies, least=1)
+        checks.whole("algorithm", "measure_bias", self.measure_bias, least=0)
         checks.whole("algorithm", "seed", self.seed, least=0, most=2**63 - 1)
 
 
@@ -109,6 +114,10 @@ class Outcome:
         Of all the valid packets received.
     computed : int
         Example gradients that the applied clients computed.
+    measured : Measured or None
+        The weighted means over the applied clients that measured. By Jensen's inequality they are
+        at least ‖b_k‖² and ‖∇f(x_k)‖² of the averaged estimate, and equal to them for clients that
+        are alike.
     """
 
     applied: tuple[int, ...] = ()
@@ -120,6 +129,7 @@ class Outcome:
     payload_bits: int = 0
     wire_bits: int = 0
     computed: int = 0
+    measured: Measured | None = None
 
 
 def plan_for(algorithm: Algorithm, state: ServerState, client: int) -> Plan:
@@ -135,6 +145,7 @@ def plan_for(algorithm: Algorithm, state: ServerState, client: int) -> Plan:
         feedback=algorithm.feedback,
         point=state.point,
         buffers=state.buffers,
+        measure_bias=algorithm.measure_bias > 0 and state.round % algorithm.measure_bias == 0,
     )
 
 
@@ -194,6 +205,7 @@ def apply(
         loss=sums.loss / sums.mass,
         gradient_norm=norm(mean),
         computed=sum(report.computed for report in applied.values()),
+        measured=sums.measured(),
     )
 
 
@@ -207,6 +219,8 @@ class _Sums:
     loss: float = 0.0
     applied: dict[int, Report] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
+    squares: Vector = field(default_factory=lambda: np.zeros(2))
+    measured_mass: float = 0.0
 
     def add(self, report: Report, vector: Vector, buffers: Vector | None, weight: float) -> None:
         with np.errstate(over="ignore"):  # the mean is looked at
@@ -215,6 +229,16 @@ class _Sums:
                 self.buffers += weight * buffers
         self.mass, self.loss = self.mass + weight, self.loss + weight * report.loss
         self.applied[report.client] = report
+        if report.measured is not None:
+            self.squares += weight * np.array(astuple(report.measured))
+            self.measured_mass += weight
+
+    def measured(self) -> Measured | None:
+        """The weighted means of what the clients measured."""
+        if not self.measured_mass:
+            return None
+        bias, gradient = self.squares / self.measured_mass
+        return Measured(float(bias), float(gradient))
 
 
 def _zeros(like: Vector | None) -> Vector | None:

@@ -77,6 +77,8 @@ class Settings(BaseModel):
     evaluate_every: int = Field(1, ge=0, description="rounds between central evaluations; 0: never")
     client_evaluation_every: int = Field(0, ge=0, description="rounds between evaluations on the "
                                          "clients; 0: never")  # fmt: skip
+    measure_bias: int = Field(0, ge=0, description="rounds between comparisons of what clients "
+                              "send with their exact gradients; 0: never")  # fmt: skip
     lost: float = Field(0.0, ge=0, lt=1, description="share of replies that the network loses")
     cohort: bool = Field(False, description="inline engine: compute clients together, equal up to "
                          "rounding")  # fmt: skip
@@ -146,6 +148,7 @@ class Settings(BaseModel):
             batch_size=self.batch_size or None,
             weights=self.weights,
             minimum_replies=self.minimum_replies,
+            measure_bias=self.measure_bias,
             seed=self.seed,
         )
 

@@ -53,12 +53,19 @@ class FedBias(Strategy):
     patience : float
         Seconds to wait for them, and in later rounds for ``minimum_replies`` of them (then
         TimeoutError).
+    partitions : int, optional
+        Over how many clients the data is split: nodes whose ``num-partitions`` says otherwise are
+        turned away, and where somebody was and nobody else comes, the start waits no longer.
     minimum_replies : int
         Fewer valid replies than this leave the model untouched in that round.
     stop : Until, optional
         Ends the run early.
     evaluate_every : int
         Every so many rounds all the clients evaluate the model on their own data; 0 for never.
+    measure_bias : int
+        Every so many rounds, the first one included, clients report the squared distance between
+        what they sent and their exact gradient, which costs them one more full gradient; 0 for
+        never. Clients without gradients leave it out.
     seed : int
         Of every random draw, on the server and on the clients.
 
@@ -81,21 +88,29 @@ class FedBias(Strategy):
         fraction: float = 1.0,
         minimum_clients: int = 1,
         patience: float = 300.0,
+        partitions: int | None = None,
         minimum_replies: int = 1,
         stop: Until | None = None,
         evaluate_every: int = 0,
+        measure_bias: int = 0,
         seed: int = 0,
     ) -> None:
         checks.real("FedBias", "fraction", fraction, above=0, most=1)
         checks.whole("FedBias", "minimum_clients", minimum_clients, least=1)
         checks.real("FedBias", "patience", patience, least=0)
+        if partitions is not None:
+            checks.whole("FedBias", "partitions", partitions, least=1)
         checks.whole("FedBias", "evaluate_every", evaluate_every, least=0)
         if stop is not None:
             checks.instance("FedBias", "stop", stop, Until, "until(accuracy=0.9)")
         self.algorithm = Algorithm(
-            optimizer, estimator, compressor, feedback, batch_size, weights, minimum_replies, seed
+            *(optimizer, estimator, compressor, feedback, batch_size, weights),
+            minimum_replies=minimum_replies,
+            seed=seed,
+            measure_bias=measure_bias,
         )
         self.fraction, self.minimum_clients, self.patience = fraction, minimum_clients, patience
+        self.partitions = partitions
         self.stop, self.evaluate_every = stop, evaluate_every
         self.stopped: str | None = None  # why the last run ended early
         self.refused: dict[int, str] = {}  # client → why, in the last round
@@ -155,7 +170,7 @@ class FedBias(Strategy):
         first = resume or Checkpoint(names.start(initial_arrays, initial_buffers))
         self.state, self.stopped = first.state, first.stopped if self.stop else None
         self._tally, began = Tally(), time.monotonic()
-        self._roster = Roster(first.state.point.size)
+        self._roster = Roster(first.state.point.size, self.partitions)
         self._roster.wait(grid, self.minimum_clients, self.patience)
         result, total = Result(arrays=names.arrays(first.state)), first.total_uplink_bytes
 

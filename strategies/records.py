@@ -50,6 +50,9 @@ class RoundRecord:
         Client → why its reply was refused.
     gradient_norm : float or None
         ‖ĝ‖ of the decoded mean.
+    bias_square, gradient_square : float or None
+        In rounds that measure the bias: the means over clients of ‖sent − ∇f_m‖² and of ‖∇f_m‖² at
+        x_{k−1}, at least ‖b_{k−1}‖² and ‖∇f(x_{k−1})‖².
     seconds : float
         Since the start of the run.
     """
@@ -70,6 +73,8 @@ class RoundRecord:
     lost: int = 0
     forgotten: int = 0
     gradient_norm: float | None = None
+    bias_square: float | None = None
+    gradient_square: float | None = None
     computed: int = 0
     refusals: dict[str, str] = field(default_factory=dict)
 
@@ -78,7 +83,7 @@ class RoundRecord:
         cls, number: int, seconds: float, total: int, tally: Tally, **metrics: Any
     ) -> RoundRecord:
         """The record of a round, from what was counted in it."""
-        outcome = tally.outcome
+        outcome, measured = tally.outcome, tally.outcome.measured
         return cls(
             round=number,
             seconds=seconds,
@@ -92,6 +97,8 @@ class RoundRecord:
             lost=tally.asked - tally.heard,
             forgotten=len(outcome.forgotten),
             gradient_norm=_known(outcome.gradient_norm),
+            bias_square=measured.bias_square if measured else None,
+            gradient_square=measured.gradient_square if measured else None,
             computed=outcome.computed,
             refusals={str(client): why for client, why in outcome.refused.items()},
             **metrics,

@@ -39,7 +39,7 @@ dt{color:var(--soft)}dd{margin:0;overflow-wrap:anywhere}
 font-size:.9rem}
 .note{margin:.75rem 0 0;font-size:.85rem}
 .key{width:22px;height:10px;margin-right:.5rem;vertical-align:middle}
-.charts{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,26rem),1fr));gap:1.5rem}
+.charts{display:grid;grid-template-columns:repeat(auto-fill,minmax(min(100%,26rem),1fr));gap:1.5rem}
 figure{margin:0}
 figcaption{font-size:.9rem;font-weight:600;margin-bottom:.4rem}
 figure svg{display:block;width:100%;height:auto;font-size:12px;fill:var(--text)}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from .bias import bias_charts
 from .charts import DARK, LIGHT, colour_indices, dash, palette, panels, svg
 from .page import page, pairs, section, shared, table, write_value
 from .picture import write_picture
@@ -35,10 +36,11 @@ def write_report(runs: Sequence[Run], path: str | Path, title: str | None = None
     sections = [
         section("Results", _results(rows, names)),
         section("Curves", _charts(runs, names)),
+        section("Bias", bias_charts(runs)),
         *_settings(runs, names),
         section("Environment", _environment(runs)),
     ]
-    light, dark = (palette(colours, len(runs) + 1) for colours in (LIGHT, DARK))
+    light, dark = (palette(colours, max(5, len(runs) + 1)) for colours in (LIGHT, DARK))
     style = f"{light}\n@media(prefers-color-scheme:dark){{{dark}}}\n"
     target = absolute(path)
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,10 @@ from torch import nn
 from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils.data import Dataset, TensorDataset
 
+import fedbias as fb
 from clients import TorchObjective, torch_cohort
+from fedbias.client import respond
+from fedbias.ledger import Ledger
 from fedbias.objectives import Objective, capabilities
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -222,6 +226,24 @@ def test_evaluation_uses_the_buffers():
     assert objective.loss(point) != before
     objective.buffers = np.float32([0, 0, 1, 1])
     assert objective.loss(point) == before
+
+
+def test_measuring_the_bias_leaves_the_buffers_alone():
+    """The report's buffers are those of the turn's own passes. Kills: a measurement that moves the
+    running statistics, or one that starts from statistics that the turn has moved.
+    """
+    objective = made(torch.float64, normalised(torch.float64))
+    point = some_point(objective, torch.float64)
+    plan = fb.Plan(
+        *(0, 0, 0, -1, fb.clipped(0.5), None, fb.identity(), fb.no_feedback(), point),
+        buffers=np.array([0.5, -0.5, 2.0, 3.0]),
+    )
+    silent, _ = respond(objective, plan, Ledger())
+    told, _ = respond(objective, replace(plan, measure_bias=True), Ledger())
+    assert replace(told, measured=None, computed=silent.computed) == silent
+    exact = objective.gradient(point)
+    expected = (max(np.linalg.norm(exact) - 0.5, 0) ** 2, np.sum(exact**2))
+    assert (told.measured.bias_square, told.measured.gradient_square) == pytest.approx(expected)
 
 
 # Dropout ------------------------------------------------------------------------------------------

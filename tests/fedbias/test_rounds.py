@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fedbias as fb
+from fedbias.rounds import Measured
 
 ODD = np.array([0.1, -0.0, 5e-324, 1e300])
 PLAN = fb.Plan(
@@ -42,6 +43,7 @@ def same(one, other):
     [
         PLAN,
         replace(PLAN, batch_size=1, round=2**40, client=2**64 - 1),
+        replace(PLAN, measure_bias=True),
         replace(PLAN, batch_size=None, buffers=None, acknowledged=0, round=0, seed=0, client=0),
         replace(PLAN, point=ODD.clip(-1, 1).astype(np.float32), buffers=np.float32([2])),
     ],
@@ -60,6 +62,7 @@ def test_a_plan_there_and_back(plan):
         replace(REPORT, buffers=None, lost_memory=False),
         replace(REPORT, loss=5e-324),
         replace(REPORT, loss=math.inf),
+        replace(REPORT, measured=Measured(0.1 + 0.2, 5e-324)),
     ],
 )
 def test_a_report_there_and_back(report):
@@ -94,6 +97,8 @@ BAD_HEADERS = [
     *((REPORT, {"loss": bad}) for bad in ("1", None, ..., [1.0], {}, True, 10**400)),
     *((message, {"more": 1}) for message in (PLAN, REPORT)),
     *((message, {"round": json.loads("[" * 90 + "]" * 90)}) for message in (PLAN, REPORT)),
+    *((PLAN, {"measure_bias": bad}) for bad in (0, 1, None, ..., "yes")),
+    *((REPORT, {"measured": bad}) for bad in (0, "no", [], [1.0], [1.0, -1.0], [None, 1.0], ...)),
     *((REPORT, {"lost_memory": bad}) for bad in (0, 1, "no", None, ...)),
 ]
 

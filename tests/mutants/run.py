@@ -14,6 +14,7 @@ import tomllib
 import xml.etree.ElementTree as ElementTree
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -85,12 +86,14 @@ def attempt(mutant: Mutant, tree: Path) -> str:
 
 
 def main() -> int:
-    """Try all mutants, or the one named by ``--only``; 0 when every one is killed."""
+    """Try all mutants, or those that ``--only`` names; 0 when every one is killed."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", metavar="NAME", help="try this mutant alone")
+    parser.add_argument(
+        "--only", metavar="NAME", default="*", help="a name, or a pattern such as 'bits: *'"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="how many at once (2)")
     asked = parser.parse_args()
-    mutants = [mutant for mutant in load() if asked.only in (None, mutant.name)]
+    mutants = [mutant for mutant in load() if fnmatchcase(mutant.name, asked.only)]
     if not mutants:
         parser.error(f"there is no mutant {asked.only!r}")
 

@@ -29,7 +29,7 @@ from strategies import FedBias
 from tests.tools.federation import Watched, app_of, named, slopes, train
 
 CLIENTS = 5
-COMMON = {"clients": CLIENTS, "rounds": 7, "timeout": 60.0, "seed": 5}
+COMMON = {"clients": CLIENTS, "rounds": 7, "timeout": 60.0, "measure_bias": 3, "seed": 5}
 LOCAL = "local_steps(3, 0.1, momentum=0.5, inner=minibatch('reshuffle'))"
 CASES = {
     "least squares": {
@@ -117,6 +117,7 @@ def by_the_loop(settings):
         feedback=a.feedback,
         batch_size=a.batch_size,
         weights=a.weights,
+        measure_bias=a.measure_bias,
         seed=a.seed,
         participation=lambda k: asked(settings, k),
         lost=lambda k: left(settings, k),
@@ -165,6 +166,9 @@ def test_the_loop_and_flower_are_one(case):
             assert (record.train_loss, record.gradient_norm) == (
                 *(outcome.loss, outcome.gradient_norm),
             )
+        told = outcome.measured and (outcome.measured.bias_square, outcome.measured.gradient_square)
+        assert (told or (None, None)) == (record.bias_square, record.gradient_square)
+    assert sum(record.gradient_square is not None for record in run.records) == 3
     assert (sum(r.lost for r in run.records) > 3) == (settings.lost > 0)
     state = run.strategy.state
     assert state.optimizer.keys() == loop.optimizer_state.keys()

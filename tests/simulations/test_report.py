@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from simulations.output.axes import bytes_axis, linear_axis, log_axis, loss_axis, round_axis
+from simulations.output.bias import bias_panel
 from simulations.output.charts import DARK, LIGHT, colour_indices, panels
 from simulations.output.report import summary, write_picture, write_report
 from simulations.output.runs import Run
@@ -196,3 +197,36 @@ def test_the_picture_is_a_png_of_the_promised_size(tmp_path: Path, six_runs: lis
 def test_no_runs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one run"):
         write_report([], tmp_path / "report.html")
+
+
+# Bias ---------------------------------------------------------------------------------------------
+
+
+def biased(name: str = "clipped") -> Run:
+    """Record k is about x_{k-1}: measured at x_0, x_2 and x_4."""
+    squares = {1: (4.0, 9.0), 3: (2.0, 5.0), 5: (0.0, 1.0)}
+    rounds = [
+        {"round": k, "train_loss": 1.0, "gradient_norm": 3.0}
+        | dict(zip(("bias_square", "gradient_square"), squares.get(k, (None, None)), strict=True))
+        for k in range(7)
+    ]
+    return Run(name, {}, rounds)
+
+
+def test_the_bias_is_drawn_beside_the_gradient_and_its_floor() -> None:
+    """The floor is twice the running mean. Kills: once; the last square; x_k for x_{k-1}."""
+    panel = bias_panel(biased())
+    assert panel is not None
+    gradient, bias, floor, mean = (curve.points for curve in panel.curves)
+    assert bias == [(0, 4), (2, 2), (4, 0)]
+    assert gradient == [(0, 9), (2, 5), (4, 1)]
+    assert floor == [(0, 8), (2, 6), (4, 4)]
+    assert mean == [(k - 1, 9) for k in range(7)]
+
+
+def test_every_run_that_measured_its_bias_has_a_chart(tmp_path: Path, six_runs: list[Run]) -> None:
+    text, page = report([*six_runs[:2], biased("one"), biased("two")], tmp_path)
+    assert "Bias: one" in text and "Bias: two" in text
+    assert page.tags["figure"] == 4 + 2
+    assert bias_panel(six_runs[0]) is None
+    assert "Bias" not in report(six_runs, tmp_path)[0]

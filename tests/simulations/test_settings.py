@@ -50,6 +50,7 @@ BAD = {
     "stop": ("until(accuracy=95)", "until: accuracy must be a number > 0 and <= 1, not 95"),
     "evaluate_every": (-1, "must be a whole number >= 0"),
     "client_evaluation_every": (-1, "must be a whole number >= 0"),
+    "measure_bias": (-1, "must be a whole number >= 0"),
     "lost": (1, "must be a number >= 0 and < 1"),
     "cohort": (1, "must be true or false"),
     "micro_batch": (-1, "must be a whole number >= 0"),
