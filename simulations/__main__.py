@@ -1,4 +1,4 @@
-"""``python -m simulations``: run, compare, reproduce, report."""
+"""``python -m simulations``: run, compare, reproduce, bench, report."""
 
 from __future__ import annotations
 
@@ -12,46 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-PRESETS = Path(__file__).parent / "presets"
-COMPARISONS = Path(__file__).parent / "comparisons"
-
-
-def parser() -> argparse.ArgumentParser:
-    """The command line; every setting is an option."""
-    from .cell import ENGINES
-
-    main = argparse.ArgumentParser(
-        prog="python -m simulations",
-        description="Train with biased gradients, and see what compression costs.",
-        epilog="`python -m simulations VERB --help` lists the options of a verb.",
-    )
-    verbs = main.add_subparsers(dest="verb", required=True, metavar="VERB")
-    run = _add_verb(verbs, "run", "one run from a preset and options", "[PRESET]")
-    run.add_argument("preset", nargs="?", default="digits", metavar="PRESET", help=_names(PRESETS))
-    compare = _add_verb(verbs, "compare", "several runs side by side", "[COMPARISON]")
-    compare.add_argument(
-        "comparison", nargs="?", default="digits", metavar="COMPARISON", help=_names(COMPARISONS)
-    )
-    for verb in (run, compare):
-        verb.add_argument("--engine", choices=ENGINES, default="inline", help="where clients run")
-        verb.add_argument("--name", help="folder below --runs [the preset's name]")
-        verb.add_argument("--runs", default="runs", help="where run folders are kept [runs]")
-        verb.add_argument("--resume", action="store_true", help="go on where it was interrupted")
-        _add_settings(
-            verb.add_argument_group(
-                "settings", "They win over the file's. In brackets: what holds if neither says it."
-            )
-        )
-    compare.add_argument("--seeds", type=int, default=1, help="runs per cell, averaged [1]")
-    compare.add_argument("--save", type=Path, help="also keep table, picture and JSON as SAVE.*")
-    _add_reproduce(verbs)
-    report = _add_verb(verbs, "report", "one report over finished or running runs", "FOLDER…")
-    report.add_argument("folders", nargs="+", type=Path, metavar="FOLDER", help="of a run")
-    report.add_argument(
-        "--output", type=Path, default=Path("report.html"), help="its file [report.html]"
-    )
-    report.add_argument("--picture", type=Path, help="also a PNG")
-    return main
+from .parser import COMPARISONS, PRESETS, names, parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -64,7 +25,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _VERBS[options.verb](options, given)
     except KeyboardInterrupt:
         again = shlex.join(["python", "-m", "simulations", *(a for a in given if a != "--resume")])
-        print(f"interrupted; {again} --resume goes on", file=sys.stderr, flush=True)
+        goes_on = f"; {again} --resume goes on" if hasattr(options, "resume") else ""
+        print(f"interrupted{goes_on}", file=sys.stderr, flush=True)
         if getattr(options, "engine", "") == "ray":
             os._exit(130)  # the server's thread would go on waiting for replies
         return 130
@@ -120,7 +82,7 @@ def _compare(options: argparse.Namespace, given: Sequence[str]) -> None:
 
     if options.seeds < 1:
         raise SettingsError(f"--seeds must be at least 1, not {options.seeds}")
-    path, began = _file(options.comparison, COMPARISONS), time.monotonic()
+    path = _file(options.comparison, COMPARISONS)
     cells = read_cells(path, _overrides(options))
     runs, report = compare(
         cells,
@@ -133,7 +95,9 @@ def _compare(options: argparse.Namespace, given: Sequence[str]) -> None:
     print_table(comparison_table(runs))
     print(f"report: {report}")
     if options.save:
-        environment = describe_environment(given, time.monotonic() - began)
+        # The cells' own time: a resumed comparison takes none to put together.
+        seconds = options.seeds * sum(float(run.environment["duration"]) for run in runs)
+        environment = describe_environment(given, seconds)
         for kept in save_result(runs, options.save, environment):
             print(f"saved: {kept}")
 
@@ -168,7 +132,32 @@ def _reproduce(options: argparse.Namespace, given: Sequence[str]) -> None:
     )
 
 
-_VERBS = {"run": _run, "compare": _compare, "reproduce": _reproduce, "report": _report}
+def _bench(options: argparse.Namespace, given: Sequence[str]) -> None:
+    from .benchmarks import BENCHMARKS
+    from .output import describe_environment, print_lines, save_finding
+    from .settings import SettingsError
+
+    if options.repeats < 1:
+        raise SettingsError(f"--repeats must be at least 1, not {options.repeats}")
+    began = time.monotonic()
+    found = BENCHMARKS[options.benchmark](options.repeats)
+    print_lines(found.lines)
+    print(*found.notes, sep="\n")
+    if options.save:
+        environment = describe_environment(given, time.monotonic() - began)
+        for kept in save_finding(
+            options.save, environment, found.lines, found.notes, found.results
+        ):
+            print(f"saved: {kept}")
+
+
+_VERBS = {
+    "run": _run,
+    "compare": _compare,
+    "reproduce": _reproduce,
+    "bench": _bench,
+    "report": _report,
+}
 
 
 def _folder(options: argparse.Namespace, usual: str) -> Path:
@@ -186,53 +175,8 @@ def _file(given: str, folder: Path) -> Path:
     for path in (Path(given), folder / f"{given}.toml"):
         if path.is_file():
             return path.resolve()
-    known = _names(folder).removesuffix(" [digits]")
+    known = names(folder).removesuffix(" [digits]")
     raise SettingsError(f"there is no {folder.name[:-1]} {given!r}; known: {known}")
-
-
-def _add_reproduce(verbs: Any) -> None:
-    from .reproductions import REPRODUCTIONS
-
-    verb = _add_verb(verbs, "reproduce", "a paper's experiment", "REPRODUCTION")
-    listed = "; ".join(f"{name}: {each.summary}" for name, each in REPRODUCTIONS.items())
-    verb.add_argument("reproduction", metavar="REPRODUCTION", help=listed.replace("%", "%%"))
-    verb.add_argument(
-        "--cells", nargs="+", metavar="CELL", help="names or patterns, such as 'top2-*'"
-    )
-    verb.add_argument("--task", help="other data of the same shape, such as mnist")
-    verb.add_argument("--data-root", type=Path, help="folder with the data's files")
-    verb.add_argument("--rounds", type=int, help="fewer than the paper's, to try")
-    verb.add_argument("--check", action="store_true", help="compute a small cell again and compare "
-                      "it with the committed result")  # fmt: skip
-    verb.add_argument("--name", help="folder below --runs [the reproduction's name]")
-    verb.add_argument("--runs", default="runs", help="where folders are kept [runs]")
-    verb.add_argument("--resume", action="store_true", help="keep the cells that are there")
-    verb.add_argument("--save", type=Path, help="also keep table, picture and JSON as SAVE.*")
-
-
-def _add_verb(verbs: Any, name: str, words: str, place: str) -> Any:
-    usage = f"python -m simulations {name} [options] {place}"
-    return verbs.add_parser(name, usage=usage, help=words, description=words.capitalize() + ".")
-
-
-def _names(folder: Path) -> str:
-    known = ", ".join(sorted(path.stem for path in folder.glob("*.toml")))
-    return f"{known}, or a file [digits]"
-
-
-def _add_settings(group: Any) -> None:
-    from .settings import SPELLED, Settings, parser_type, signatures
-
-    for name, field in Settings.model_fields.items():
-        spelled = f": {', '.join(signatures(name).values())}" if name in SPELLED else ""
-        default = str(field.default).lower() if field.annotation is bool else str(field.default)
-        group.add_argument(
-            f"--{name.replace('_', '-')}",
-            dest=f"setting_{name}",
-            type=parser_type(name),
-            metavar="X",
-            help=f"{field.description}{spelled}{default and f' [{default}]'}".replace("%", "%%"),
-        )
 
 
 def _overrides(options: argparse.Namespace) -> dict[str, Any]:

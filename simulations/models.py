@@ -135,7 +135,19 @@ class ResNet18(Model):
     """torchvision's ResNet-18: 11,181,642 parameters for 10 classes.
 
     A grey image is taken as a coloured one whose three channels are equal.
+
+    Attributes
+    ----------
+    flips : bool
+        Whether images are mirrored in training, each with probability ½ at every pass, as in
+        arXiv 2403.00853; drawn from torch's generator, like dropout.
     """
+
+    flips: bool = False
+
+    def __post_init__(self) -> None:
+        """Refuse what is neither true nor false."""
+        checks.instance("resnet18", "flips", self.flips, bool, "True")
 
     def _network(self, shape: tuple[int, ...], classes: int) -> nn.Module:
         channels, _, _ = _image("resnet18", shape, least=1)
@@ -144,8 +156,10 @@ class ResNet18(Model):
         models = _module("torchvision.models", extra="vision")
         network: nn.Module = models.resnet18(num_classes=classes)
         if channels == 1:
-            # A hook, not a wrapping module: the parameters keep torchvision's names.
+            # Hooks, not wrapping modules: the parameters keep torchvision's names.
             network.register_forward_pre_hook(_grey_to_colour)
+        if self.flips:
+            network.register_forward_pre_hook(_flip)
         return network
 
 
@@ -159,6 +173,16 @@ resnet18 = ResNet18
 
 def _grey_to_colour(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
     return inputs[0].expand(-1, 3, -1, -1)
+
+
+def _flip(module: nn.Module, inputs: tuple[Tensor]) -> Tensor:
+    import torch
+
+    (images,) = inputs
+    if not module.training:
+        return images
+    mirrored = torch.rand(len(images), 1, 1, 1, device=images.device) < 0.5
+    return torch.where(mirrored, images.flip(-1), images)
 
 
 def _image(owner: str, shape: tuple[int, ...], least: int) -> tuple[int, int, int]:

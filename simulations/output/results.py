@@ -41,9 +41,9 @@ def save_finding(
     lines: Sequence[Sequence[str]],
     notes: Sequence[str],
     results: Mapping[str, Mapping[str, Any]],
-    draw: Callable[[Mapping[str, Any], Path], None],
+    draw: Callable[[Mapping[str, Any], Path], None] | None = None,
 ) -> list[Path]:
-    """Write what a reproduction came to, in the same three files.
+    """Write what a reproduction or a benchmark came to, in the same files.
 
     Parameters
     ----------
@@ -53,13 +53,10 @@ def save_finding(
         Sentences below it.
     results : mapping
         The cells' results, plain values.
-    draw : callable
+    draw : callable, optional
         (results, path of a PNG).
     """
-
-    def picture(target: Path) -> None:
-        draw(results, target)
-
+    picture = None if draw is None else partial(draw, results)
     return _save(path, environment, {"notes": notes, "cells": results}, lines, notes, picture)
 
 
@@ -69,7 +66,7 @@ def _save(
     data: Mapping[str, Any],
     lines: Sequence[Sequence[str]],
     notes: Sequence[str],
-    picture: Callable[[Path], object],
+    picture: Callable[[Path], object] | None,
 ) -> list[Path]:
     base = absolute(path)
     base.parent.mkdir(parents=True, exist_ok=True)
@@ -82,5 +79,7 @@ def _save(
     markdown = "\n".join(f"| {' | '.join(line)} |" for line in ruled)
     sentences = "".join(f"- {note}\n" for note in notes)
     write_text(table, f"{markdown}\n\n{sentences}{sentences and chr(10)}{made}\n")
+    if picture is None:
+        return [kept, table]
     picture(drawn)
     return [kept, table, drawn]

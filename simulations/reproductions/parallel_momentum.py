@@ -63,8 +63,10 @@ class Pair:
 
     @property
     def lower(self) -> str | None:
-        """Which of the two ends at the lower training loss; None unless both are there."""
+        """Which of the two ends at the lower training loss; None if one is missing, or neither."""
         if self.sgd is None or self.momentum is None:
+            return None
+        if math.isinf(_final(self.sgd)) and math.isinf(_final(self.momentum)):
             return None
         return "momentum" if _final(self.momentum) < _final(self.sgd) else "SGD"
 
@@ -94,8 +96,8 @@ def _cell(bias: str, step_size: float, optimizer: str, options: Options) -> Cell
     def compute(folder: Path, progress: Progress, resume: bool) -> Result:
         return _result(run_cell(settings, folder, progress=progress, resume=resume))
 
-    # Where the data lies does not change the result.
-    return Cell(settings.model_dump(exclude={"data_root"}), compute)
+    # Where the data lies does not change the result, nor does a setting that came later.
+    return Cell(settings.model_dump(exclude={"data_root"}, exclude_defaults=True), compute)
 
 
 def _result(run: Run) -> Result:

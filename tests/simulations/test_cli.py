@@ -444,3 +444,18 @@ def test_the_process_exits_with_the_code_and_without_a_traceback(tmp_path):
     assert done.stderr == (
         "error: digits.toml + options: rounds = 0: must be a whole number >= 1\n"
     )
+
+
+def test_a_saved_result_says_how_long_its_cells_took(call, tmp_path):
+    """Also when it was put together from finished cells. Kills: the second that --resume took."""
+    (tmp_path / "two.toml").write_text(COMPARISON)
+    line = ("compare", "two.toml", "--seeds=2", "--save=kept")
+    call(*line)
+    seconds = [
+        json.loads(path.read_text("utf-8"))["duration"]
+        for path in sorted((tmp_path / "runs").rglob("environment.json"))
+    ]
+    assert len(seconds) == 4
+    call(*line, "--resume")
+    kept = json.loads((tmp_path / "kept.json").read_text("utf-8"))["environment"]
+    assert kept["duration"] == pytest.approx(sum(seconds), abs=0.01)

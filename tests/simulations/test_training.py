@@ -116,6 +116,19 @@ def test_other_settings_are_not_resumed(tmp_path):
     assert folder.rounds.read_bytes() == before
 
 
+@pytest.mark.usefixtures("often")
+def test_a_folder_from_before_a_setting_existed_is_resumed(tmp_path):
+    """Kills: a new setting, at its default, that is called another one."""
+    folder = RunFolder(tmp_path)
+    go(settings_with(rounds=2), folder)
+    lines = folder.settings.read_text("utf-8").splitlines(keepends=True)
+    folder.settings.write_text(
+        "".join(s for s in lines if not s.startswith("measure_bias")), "utf-8"
+    )
+    go(settings_with(rounds=4), folder, resume=True)
+    assert [record["round"] for record in records(folder)][-1] == 4
+
+
 def test_without_resume_everything_begins_anew(tmp_path):
     """Kills: a checkpoint of another run that is found later."""
     folder = RunFolder(tmp_path)
@@ -177,6 +190,7 @@ def test_every_setting_reaches_the_strategy():
     assert (strategy.algorithm.batch_size, strategy.algorithm.seed) == (5, 5)
     assert (strategy.algorithm.weights, strategy.algorithm.minimum_replies) == ("examples", 2)
     assert (strategy.fraction, strategy.minimum_clients, strategy.patience) == (0.5, 4, 7)
+    assert strategy.partitions == 4
     assert strategy.stop == fb.until(accuracy=0.9) and strategy.evaluate_every == 3
 
 
@@ -212,19 +226,47 @@ def test_the_partition_chooses_the_data():
     for client in range(4):
         found = objective_of(context(partition_id=client, num_partitions=4), settings)
         assert found is task.objective(client)
-        assert objective_of(context(client_id=client), settings) is found
-    with pytest.raises((ValueError, IndexError)):
-        objective_of(context(partition_id=4, num_partitions=4), settings)
+        assert objective_of(context(client_id=client, num_partitions=4), settings) is found
+
+
+START = 'start the SuperNode with --node-config "partition-id=0 num-partitions=2"'
+
+
+@pytest.mark.parametrize(
+    ("node_config", "sentence"),
+    [
+        ({}, f"node config has no partition-id: {START}"),
+        ({"num_partitions": 4}, f"node config has no partition-id: {START}"),
+        ({"partition_id": 0}, f"node config has no num-partitions: {START}"),
+        (
+            {"partition_id": 4, "num_partitions": 4},
+            "node config: partition-id must be less than num-partitions = 4, not 4",
+        ),
+        (
+            {"partition_id": "abc", "num_partitions": 4},
+            "node config: partition-id must be a whole number >= 0, not 'abc'",
+        ),
+        (
+            {"partition_id": 0, "num_partitions": "4"},
+            "node config: num-partitions must be a whole number >= 1, not '4'",
+        ),
+    ],
+)
+def test_a_node_that_does_not_know_its_data_is_told_what_to_do(node_config, sentence):
+    """Kills: a node id that indexes the data, another client's data, a split nobody else has."""
+    with pytest.raises(ValueError) as caught:
+        objective_of(context(**node_config), settings_with())
+    assert str(caught.value) == sentence
 
 
 def test_the_run_config_is_the_settings():
     """As `flwr run` gives it, with the app's own keys. Kills: a key that is taken for a setting."""
     config = BASE | {"name": "flower", "runs": ""}
-    found = objective_of(context(config, partition_id=2))
+    found = objective_of(context(config, partition_id=2, num_partitions=4))
     expected = make_task(settings_with()).objective(2)
     assert found.features.tobytes() == expected.features.tobytes()
     with pytest.raises(SettingsError, match="run config: there is no setting 'optimiser'"):
-        objective_of(context(config | {"optimiser": "adam()"}, partition_id=2))
+        objective_of(context(config | {"optimiser": "adam()"}, partition_id=2, num_partitions=4))
 
 
 def test_the_federation_says_how_large_it_is():
@@ -243,9 +285,9 @@ def test_one_thread_per_client():
     try:
         torch.set_num_threads(2)
         make_task.cache_clear()
-        objective_of(context(partition_id=0), settings_with(cohort=True))
+        objective_of(context(partition_id=0, num_partitions=4), settings_with(cohort=True))
         assert torch.get_num_threads() == 2
-        objective_of(context(partition_id=0), settings_with())
+        objective_of(context(partition_id=0, num_partitions=4), settings_with())
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)

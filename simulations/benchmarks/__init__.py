@@ -1,0 +1,10 @@
+"""What things cost, as ratios within one run: ``python -m simulations bench NAME``."""
+
+from collections.abc import Callable
+
+from .cohort import benchmark as cohort
+from .measure import Finding
+
+BENCHMARKS: dict[str, Callable[[int], Finding]] = {"cohort": cohort}
+
+__all__ = ["BENCHMARKS", "Finding"]

@@ -1,0 +1,159 @@
+"""Many clients' gradients together (a cohort) against client by client.
+
+Client by client is the engines' usual path: every client on one thread, so that all engines agree
+bit for bit. A cohort is equal up to rounding and may use the machine's threads. Measured are the
+gradients alone, and whole rounds of real messages with Top-2 % packets.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from clients import TorchObjective
+from clients.app import client_app, client_number
+from fedbias.vectors import Vector, flatten, norm
+
+from ..engines import InlineGrid
+from ..models import Model, cnn, fcnn, mlp
+from .measure import Finding, in_turns, ratio
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CLIENTS = 100
+
+
+@dataclass(frozen=True)
+class Case:
+    """A network and what one client holds."""
+
+    model: Model
+    shape: tuple[int, int, int]
+    examples: int
+
+
+CASES = (
+    Case(mlp(hidden=32), (1, 8, 8), 14),
+    Case(cnn(), (1, 28, 28), 20),
+    Case(fcnn(), (1, 28, 28), 600),
+)
+
+
+def benchmark(repeats: int) -> Finding:
+    """One row per network; takes about a minute per repeat on two cores."""
+    results = {repr(case.model): measured(case, repeats) for case in CASES}
+    threads = os.cpu_count() or 1
+    lines = [
+        ["network", "parameters", "examples", "gradients: one by one", "cohort, 1 thread"]
+        + [f"cohort, {threads} threads", "ratio (range)", "rounds: ratio (range)", "difference"]
+    ]
+    for name, found in results.items():
+        lines.append(
+            [name, f"{found['parameters']:,}", str(found["examples"])]
+            + [_milliseconds(found["seconds"][way]) for way in ("loop", "one", "all")]
+            + [_shown(found["gradient_ratio"]), _shown(found["round_ratio"])]
+            + [f"{found['difference']:.1e}"]
+        )
+    notes = [
+        f"{CLIENTS} clients at one point; milliseconds per client, medians of {repeats} turns; "
+        f"ratios are client by client on one thread over the cohort on {threads}.",
+        "Difference: the largest ‖cohort − one by one‖/‖one by one‖ of a client's gradient.",
+    ]
+    return Finding(lines, notes, results)
+
+
+def measured(case: Case, repeats: int) -> dict[str, Any]:
+    """Seconds, ratios and the difference for one network."""
+    import torch
+
+    module = case.model.build(case.shape, 10, seed=0)
+    objectives = _objectives(case, module)
+    point = flatten([w.detach().numpy() for w in module.parameters()])
+    cohort = TorchObjective.cohort(objectives)
+    if cohort is None:
+        raise RuntimeError("these clients cannot be computed together")
+    before = torch.get_num_threads()
+    try:
+        gradients = in_turns(
+            {
+                "loop": _on(1, lambda: [f.loss_and_gradient(point)[1] for f in objectives]),
+                "one": _on(1, lambda: cohort.losses_and_gradients(point)),
+                "all": _on(os.cpu_count() or 1, lambda: cohort.losses_and_gradients(point)),
+            },
+            repeats,
+        )
+        rounds = in_turns(_rounds(objectives, point), repeats)
+        together = cohort.losses_and_gradients(point)[1]
+        torch.set_num_threads(1)
+        apart = [f.loss_and_gradient(point)[1] for f in objectives]
+    finally:
+        torch.set_num_threads(before)
+    return {
+        "parameters": int(point.size),
+        "examples": case.examples,
+        "seconds": {way: median(times) / CLIENTS for way, times in gradients.items()},
+        "gradient_ratio": ratio(gradients["loop"], gradients["all"]),
+        "round_ratio": ratio(rounds["loop"], rounds["cohort"]),
+        "difference": max(
+            norm(one - other) / norm(other) for one, other in zip(together, apart, strict=True)
+        ),
+    }
+
+
+def _objectives(case: Case, module: nn.Module) -> list[TorchObjective]:
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    random = torch.Generator().manual_seed(0)
+    shards = [
+        (
+            torch.rand(case.examples, *case.shape, generator=random),
+            torch.randint(10, (case.examples,), generator=random),
+        )
+        for _ in range(CLIENTS)
+    ]
+    return [TorchObjective(module, cross_entropy, shard) for shard in shards]
+
+
+def _rounds(objectives: list[TorchObjective], point: Vector) -> dict[str, Callable[[], object]]:
+    """One round of real messages, either way."""
+    from flwr.app import Array, ArrayRecord
+
+    import fedbias as fb
+    from strategies import FedBias
+
+    def round_of(cohort: bool) -> Callable[[], object]:
+        app = client_app(lambda context: objectives[client_number(context)[0]])
+        grid = InlineGrid(app, CLIENTS, cohort=cohort)
+        arrays = ArrayRecord({"point": Array(point)})
+        step, top = fb.gradient_descent(0.1), fb.top_k(fraction=0.02)
+
+        def go() -> object:
+            return FedBias(step, compressor=top, minimum_clients=CLIENTS).start(grid, arrays, 1)
+
+        return _on(os.cpu_count() or 1, go) if cohort else _on(1, go)
+
+    return {"loop": round_of(False), "cohort": round_of(True)}
+
+
+def _on(threads: int, work: Callable[[], object]) -> Callable[[], object]:
+    def go() -> object:
+        import torch
+
+        torch.set_num_threads(threads)
+        return work()
+
+    return go
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{1000 * seconds:.3g} ms"
+
+
+def _shown(ratio: tuple[float, float, float]) -> str:
+    middle, low, high = ratio
+    return f"{middle:.2f} × ({low:.2f} … {high:.2f})"

@@ -1,0 +1,65 @@
+"""Benchmarks: ratios within one run, of the same results."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from simulations.__main__ import main
+import simulations.benchmarks.cohort  # the module: the name is that of its benchmark
+from simulations.benchmarks import measure
+from simulations.benchmarks.measure import in_turns, ratio
+from simulations.models import mlp
+
+
+def test_ways_take_turns_and_the_first_is_not_counted(monkeypatch):
+    """Kills: all of one way first; a warm-up that is counted."""
+    now, order = [0.0], []
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
+
+    def way(name, seconds):
+        def work():
+            order.append(name)
+            now[0] += seconds if len(order) > 2 else 100
+
+        return work
+
+    assert in_turns({"a": way("a", 2), "b": way("b", 3)}, 2) == {"a": [2, 2], "b": [3, 3]}
+    assert order == ["a", "b"] * 3
+
+
+def test_the_ratio_is_that_of_the_turns():
+    """4/2, 9/1, 6/2. Kills: the ratio of the medians (3 of 6/2 by luck: here 6/2 = 3 too, but the
+    range is not), the inverse."""
+    assert ratio([4, 9, 6], [2, 1, 2]) == (3, 2, 9)
+    assert ratio([1, 10, 10], [1, 2, 10]) == (1, 1, 5)
+
+
+def test_the_cohort_benchmark_measures_equal_results(tmp_path, monkeypatch, capsys):
+    """Every number is there, and the two ways agree to rounding. Kills: two ways that compute
+    different things; a network whose gradients were never compared."""
+    import torch
+
+    threads = torch.get_num_threads()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(cohort, "CLIENTS", 3)
+    monkeypatch.setattr(cohort, "CASES", (cohort.Case(mlp(hidden=5), (1, 4, 4), 6),))
+    assert main(["bench", "cohort", "--repeats", "2", "--save", "kept"]) == 0
+    assert torch.get_num_threads() == threads
+    kept = json.loads(Path("kept.json").read_text("utf-8"))["cells"]
+    ((name, found),) = kept.items()
+    assert name == "mlp(hidden=5, layers=1)"
+    assert (found["parameters"], found["examples"]) == (16 * 5 + 5 + 5 * 10 + 10, 6)
+    assert 0 <= found["difference"] < 1e-6
+    for three in (found["gradient_ratio"], found["round_ratio"]):
+        middle, low, high = three
+        assert 0 < low <= middle <= high
+    assert all(seconds > 0 for seconds in found["seconds"].values())
+    assert "mlp(hidden=5, layers=1)" in capsys.readouterr().out
+    assert not Path("kept.png").exists()
+
+
+@pytest.mark.parametrize("repeats", ["0", "-1"])
+def test_at_least_one_turn(repeats, capsys):
+    assert main(["bench", "cohort", f"--repeats={repeats}"]) == 2
+    assert capsys.readouterr().err == f"error: --repeats must be at least 1, not {repeats}\n"
