@@ -139,10 +139,15 @@ class Normalised(_Wrapped):
 
 @setting("meta")
 class Meta(Estimator):
-    """∇F_m for F_m(x) = f_m(x − α∇f_m(x)): one-step MAML, Finn et al. 2017, all the data.
+    """∇F_m for F_m(x) = f_m(x − α∇f_m(x)): one-step MAML, Finn et al. 2017.
 
     ∇F_m(x) = (I − α∇²f_m(x))·∇f_m(x − α∇f_m(x)), so the objective must offer ``hvp``. With the
     client's whole data inside and outside it is exact for F_m, and biased for f_m.
+
+    With a batch size b the inner step and the Hessian are taken on one batch, the support, and the
+    outer gradient on another, the query, both drawn with replacement. That is biased for F_m, as
+    the support's noise enters twice: for quadratic f_m by α²·E[(Ĥ − H)·H·(ĝ − g)], with Ĥ and ĝ
+    the support's Hessian and gradient, which falls as 1/b (:meth:`fedbias.problems.FewShot.bias`).
     """
 
     inner_step_size: float  # α
@@ -151,15 +156,21 @@ class Meta(Estimator):
         checks.real("meta", "inner_step_size", self.inner_step_size, least=0)
 
     def estimate(self, objective: Objective, point: Vector, turn: Turn) -> Estimate:
-        loss, first = loss_and_gradient(objective, point)
-        _, second = loss_and_gradient(objective, point - self.inner_step_size * first)
-        curved = cast(Vector, cast(Any, objective).hvp(point, second))
-        turn.examples += 3 * objective.size
+        support = turn.batch(objective.size, "replacement")
+        query = turn.batch(objective.size, "replacement")
+        loss, first = loss_and_gradient(objective, point, support)
+        _, second = loss_and_gradient(objective, point - self.inner_step_size * first, query)
+        curved = cast(Vector, cast(Any, objective).hvp(point, second, support))
+        turn.examples += 3 * (objective.size if support is None else support.size)
         return Estimate(second - self.inner_step_size * curved, loss)
 
     @property
     def needs(self) -> frozenset[str]:
         return frozenset({"gradient", "hvp"})
+
+    @property
+    def draws_batches(self) -> bool:
+        return True
 
 
 @setting("local_steps")

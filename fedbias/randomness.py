@@ -27,6 +27,7 @@ class Purpose(IntEnum):
     DATA = 5  # splits and synthetic problems
     MODEL = 6  # initial weights
     LOSS = 7  # which replies a simulated network loses
+    ROLLOUT = 8  # what happens along a trajectory
 
 
 def generator(seed: int, round: int, client: int, purpose: Purpose) -> np.random.Generator:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import logging
-import time
 from pathlib import Path
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
 from clients import client_app as make_client_app
-from strategies import greet
+from strategies import meet
 
 from .cell import finish
 from .output import Progress, RunFolder, absolute
-from .settings import Settings, SettingsError, make_settings
+from .settings import Settings, make_settings
 from .training import APP_KEYS, objective_of, train
 
 _LOG = logging.getLogger("flwr")
@@ -24,24 +23,14 @@ server_app = ServerApp()
 
 def _sized(settings: Settings, grid: Grid) -> Settings:
     """The settings with as many clients as the federation has: its nodes know it, not the app."""
-    end = time.monotonic() + settings.patience
-    while time.monotonic() < end:
-        for node in list(grid.get_node_ids())[:1]:
-            hello = greet(grid, node, settings.patience)
-            if hello is None:
-                break
-            if isinstance(hello, str):
-                raise SettingsError(f"a node cannot take part: {hello}")
-            if hello.partitions and hello.partitions != settings.clients:
-                _LOG.warning(
-                    "the federation has %s nodes, so clients = %s, not %s; for more in a "
-                    "simulation: --federation-config 'num-supernodes=%s'",
-                    *(hello.partitions, hello.partitions, settings.clients, settings.clients),
-                )
-            count = hello.partitions or settings.clients
-            return settings.model_copy(update={"clients": count})
-        time.sleep(0.2)
-    raise TimeoutError(f"no node came within {settings.patience:g} s")
+    count = meet(grid, settings.patience).partitions or settings.clients
+    if count != settings.clients:
+        _LOG.warning(
+            "the federation has %s nodes, so clients = %s, not %s; for more in a "
+            "simulation: --federation-config 'num-supernodes=%s'",
+            *(count, count, settings.clients, settings.clients),
+        )
+    return make_settings(settings.model_dump() | {"clients": count}, "run config")
 
 
 @server_app.main()

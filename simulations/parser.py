@@ -12,6 +12,7 @@ COMPARISONS = Path(__file__).parent / "comparisons"
 
 def parser() -> argparse.ArgumentParser:
     """The command line; every setting is an option."""
+    from .benchmarks import BENCHMARKS
     from .cell import ENGINES
 
     main = argparse.ArgumentParser(
@@ -40,7 +41,9 @@ def parser() -> argparse.ArgumentParser:
     compare.add_argument("--save", type=Path, help="also keep table, picture and JSON as SAVE.*")
     _add_reproduce(verbs)
     bench = _add_verb(verbs, "bench", "what things cost, as ratios in one run", "BENCHMARK")
-    bench.add_argument("benchmark", choices=["cohort"], help="many clients computed together")
+    bench.add_argument(
+        "benchmark", choices=sorted(BENCHMARKS), help="many clients computed together"
+    )
     bench.add_argument("--repeats", type=int, default=5, help="turns to time [5]")
     bench.add_argument("--save", type=Path, help="also keep table and JSON as SAVE.*")
     report = _add_verb(verbs, "report", "one report over finished or running runs", "FOLDER…")

@@ -38,10 +38,18 @@ def objective_of(context: Context, settings: Settings | None = None) -> fb.Objec
         {key: value for key, value in context.run_config.items() if key not in APP_KEYS},
         "run config",
     )
-    told = client_count(context) or chosen.clients  # the federation knows its own size
-    if told != chosen.clients:
-        chosen = chosen.model_copy(update={"clients": told})
-    return make_task(chosen).objective(client_number(context)[0])
+    (number, stable), count = client_number(context), client_count(context)
+    if not stable or count is None:
+        raise SettingsError(
+            f"node config has no {'num-partitions' if stable else 'partition-id'}: start the "
+            'SuperNode with --node-config "partition-id=0 num-partitions=2"'
+        )
+    if number >= count:
+        raise SettingsError(
+            f"node config: partition-id must be less than num-partitions = {count}, not {number}"
+        )
+    # The federation knows its own size.
+    return make_task(chosen.model_copy(update={"clients": count})).objective(number)
 
 
 def client_app_for(settings: Settings) -> ClientApp:
@@ -62,7 +70,9 @@ def strategy_for(settings: Settings) -> FedBias:
         fraction=settings.fraction,
         minimum_clients=settings.clients,
         patience=settings.patience,
+        partitions=settings.clients,
         minimum_replies=a.minimum_replies,
+        measure_bias=a.measure_bias,
         stop=settings.made("stop", Until),
         evaluate_every=settings.client_evaluation_every,
         seed=a.seed,
@@ -163,8 +173,9 @@ def _evaluate(
 
 def check_same_settings(settings: Settings, folder: RunFolder) -> None:
     """Refuse to go on with other settings than the folder's, but for more rounds."""
-    before, now = dict(read_run(folder.path).settings), settings.model_dump()
-    changed = [key for key in now if before.get(key) != now[key] and key != "rounds"]
+    usual = {key: field.default for key, field in Settings.model_fields.items()}
+    before, now = {**usual, **read_run(folder.path).settings}, settings.model_dump()
+    changed = [key for key in now if before[key] != now[key] and key != "rounds"]
     if changed:
         raise SettingsError(
             f"{folder.path} was run with other settings ({', '.join(changed)}): "

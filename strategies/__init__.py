@@ -2,16 +2,16 @@
 
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .fedbias import FedBias
+from .introductions import meet
 from .parallel_momentum import parallel_momentum
 from .records import RoundRecord
-from .roster import greet
 
 __all__ = [
     "Checkpoint",
     "FedBias",
     "RoundRecord",
-    "greet",
     "load_checkpoint",
+    "meet",
     "parallel_momentum",
     "save_checkpoint",
 ]

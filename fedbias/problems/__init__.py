@@ -1,7 +1,19 @@
 """Objectives whose constants and minimisers are known, so statements about them can be checked."""
 
+from .few_shot import FewShot
 from .least_squares import LeastSquares
 from .linear import LogisticLoss, Squares
 from .logistic import Logistic
+from .policy import PolicySearch, Rollouts
+from .tabular import DecisionProcess
 
-__all__ = ["LeastSquares", "Logistic", "LogisticLoss", "Squares"]
+__all__ = [
+    "DecisionProcess",
+    "FewShot",
+    "LeastSquares",
+    "Logistic",
+    "LogisticLoss",
+    "PolicySearch",
+    "Rollouts",
+    "Squares",
+]

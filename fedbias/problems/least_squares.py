@@ -36,8 +36,7 @@ class LeastSquares:
         hessian = mean_hessian(self.objectives, zero)
         spectrum = np.linalg.eigvalsh(hessian)
         self.lipschitz, self.strong_convexity = float(spectrum[-1]), max(0.0, float(spectrum[0]))
-        slope = np.mean([f.gradient(zero) for f in self.objectives], axis=0)
-        self.minimizer: Vector = np.linalg.lstsq(hessian, -slope, rcond=None)[0]
+        self.minimizer: Vector = np.linalg.lstsq(hessian, -self.gradient(zero), rcond=None)[0]
         self.minimum = self.loss(self.minimizer)
 
     @classmethod
@@ -69,3 +68,8 @@ class LeastSquares:
     def loss(self, point: Vector) -> float:
         """f(point), the clients' uniform mean."""
         return float(np.mean([f.loss(point) for f in self.objectives]))
+
+    def gradient(self, point: Vector) -> Vector:
+        """∇f(point)."""
+        mean: Vector = np.mean([f.gradient(point) for f in self.objectives], axis=0)
+        return mean

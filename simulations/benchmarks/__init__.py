@@ -2,9 +2,9 @@
 
 from collections.abc import Callable
 
-from .cohort import benchmark as cohort
+from . import cohort
 from .measure import Finding
 
-BENCHMARKS: dict[str, Callable[[int], Finding]] = {"cohort": cohort}
+BENCHMARKS: dict[str, Callable[[int], Finding]] = {"cohort": cohort.benchmark}
 
 __all__ = ["BENCHMARKS", "Finding"]

@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from clients import TorchObjective
 from clients.app import client_app, client_number
 from fedbias.vectors import Vector, flatten, norm
 
@@ -23,6 +22,8 @@ from .measure import Finding, in_turns, ratio
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from clients import TorchObjective
 
 CLIENTS = 100
 
@@ -70,6 +71,8 @@ def measured(case: Case, repeats: int) -> dict[str, Any]:
     """Seconds, ratios and the difference for one network."""
     import torch
 
+    from clients import TorchObjective
+
     module = case.model.build(case.shape, 10, seed=0)
     objectives = _objectives(case, module)
     point = flatten([w.detach().numpy() for w in module.parameters()])
@@ -107,6 +110,8 @@ def measured(case: Case, repeats: int) -> dict[str, Any]:
 def _objectives(case: Case, module: nn.Module) -> list[TorchObjective]:
     import torch
     from torch.nn.functional import cross_entropy
+
+    from clients import TorchObjective
 
     random = torch.Generator().manual_seed(0)
     shards = [

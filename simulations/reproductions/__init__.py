@@ -1,11 +1,12 @@
 """The papers' experiments, each a file of this folder; ``python -m simulations reproduce NAME``."""
 
-from . import parallel_momentum
+from . import biases, parallel_momentum
 from .base import Cell, Options, Reproduction, Result, Results
 from .runner import check, chosen, compute
 
 REPRODUCTIONS = {
     "parallel-momentum": parallel_momentum.REPRODUCTION,
+    "biases": biases.REPRODUCTION,
 }
 
 __all__ = [

@@ -403,6 +403,7 @@ def test_a_goal_reached_at_the_start_ends_it_there(caplog):
         ({"fraction": "all"}, "FedBias: fraction must be a number > 0 and <= 1, not 'all'"),
         ({"minimum_clients": 0}, "FedBias: minimum_clients must be a whole number >= 1, not 0"),
         ({"patience": -1}, "FedBias: patience must be a number >= 0, not -1"),
+        ({"partitions": 0}, "FedBias: partitions must be a whole number >= 1, not 0"),
         ({"patience": math.nan}, "FedBias: patience must be a number >= 0, not nan"),
         ({"evaluate_every": -1}, "FedBias: evaluate_every must be a whole number >= 0, not -1"),
         ({"evaluate_every": 0.5}, "FedBias: evaluate_every must be a whole number >= 0, not 0.5"),

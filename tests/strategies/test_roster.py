@@ -13,6 +13,10 @@ from tests.tools.federation import Watched, app_of, slopes, train
 PROBLEM = fb.LeastSquares.random(4, 3.0, seed=6, clients=4)
 ZERO = np.zeros(4)
 STEP = fb.gradient_descent(0.5)
+DOUBLE = (
+    "node 3 cannot take part: client 1 is already there as node 2; it takes over when that one is "
+    "gone, or give each node a partition-id of its own"
+)
 
 
 class Coming(Watched):
@@ -106,12 +110,19 @@ def test_a_double_is_left_out_until_the_first_is_gone(warned):
     assert [r.applied for r in run.records[1:]] == [3] * 8
     nodes = [m.metadata.dst_node_id for m, _ in grid.sent if m.metadata.message_type == "train"]
     assert nodes == [1, 2, 4] * 4 + [1, 3, 4] * 4
-    assert warned() == [
-        "node 3 cannot take part: client 1 is already there as node 2",
-        "round 5: client 1 had lost its memory",
-    ]
+    assert warned() == [DOUBLE, "round 5: client 1 had lost its memory"]
     expected = fb.run(PROBLEM.objectives[:3], STEP, ZERO, 8)
     assert run.points.tobytes() == expected.points.tobytes()
+
+
+def test_who_took_over_is_not_among_those_who_cannot_take_part():
+    """Node 3 takes over from node 2, then node 1 leaves. Kills: a reason that is none any more."""
+    grid = coming(
+        lambda poll: (1, 2, 3) if poll < 4 else (1, 3) if poll < 6 else (3,),
+        node_config=lambda i: {"partition-id": (0, 1, 1, 9)[i]},
+    )
+    with pytest.raises(TimeoutError, match="ask for fewer clients$"):
+        train(FedBias(STEP, minimum_clients=2, minimum_replies=2), grid, ZERO, 9)
 
 
 def test_the_double_remembers_nothing(warned):
@@ -124,6 +135,100 @@ def test_the_double_remembers_nothing(warned):
     run = train(FedBias(STEP, minimum_clients=2, **settings), grid, ZERO, 8)
     assert sum(r.forgotten for r in run.records) == 1 and run.records[-1].applied == 2
     assert any(line.endswith("client 1 had lost its memory") for line in warned())
+
+
+# A federation of known size -----------------------------------------------------------------------
+
+
+def test_a_double_ends_the_start_of_a_federation_of_known_size(clock, warned):
+    """Said at once and again at the end. Kills: a start that waits for patience; an error that
+    does not say who cannot take part.
+    """
+    grid = coming(lambda poll: (2, 3), node_config=lambda i: {"partition-id": (9, 1, 1, 9)[i]})
+    with pytest.raises(TimeoutError) as caught:
+        train(FedBias(STEP, minimum_clients=2, partitions=2), grid, ZERO, 2)
+    why = DOUBLE.removeprefix("node 3 cannot take part: ")
+    said = str(caught.value).replace("16 s", "15 s")  # it looks once a second
+    assert said == (
+        "1 of 2 clients came within 15 s; start more nodes, or ask for fewer clients "
+        f"(1 came and cannot take part, node 3: {why})"
+    )
+    assert 15 <= sum(clock.naps) < 17 and warned()[0] == DOUBLE
+
+
+def test_a_federation_of_unknown_size_waits_for_patience(clock):
+    """Kills: a start that ends although anybody may still come."""
+    grid = coming(lambda poll: (2, 3), node_config=lambda i: {"partition-id": (9, 1, 1, 9)[i]})
+    with pytest.raises(TimeoutError, match="within 300 s"):
+        train(FedBias(STEP, minimum_clients=2), grid, ZERO, 2)
+    assert sum(clock.naps) >= 300
+
+
+def test_while_nodes_come_nobody_is_given_up(clock):
+    """Node 2 declines; node 3 comes after 14 s, node 4 after 28. Kills: 15 s from the start."""
+    came = {1: 0.0, 2: 0.0, 3: 14.0, 4: 28.0}
+    grid = coming(
+        lambda poll: [node for node in came if came[node] <= clock.now - 1000.0],
+        node_config=lambda i: {"partition-id": (0, "?", 1, 2)[i]},
+    )
+    run = train(FedBias(STEP, minimum_clients=3, partitions=3), grid, ZERO, 1)
+    assert run.records[1].applied == 3
+
+
+def test_who_has_not_answered_is_waited_for(clock):
+    """Node 3 hangs. Kills: a start that ends before everybody has had a say."""
+
+    class Hanging(Watched):
+        def pull_messages(self, message_ids):
+            return [m for m in super().pull_messages(message_ids) if m.metadata.src_node_id != 3]
+
+    config = {1: {"partition-id": "one"}}
+    grid = Hanging(app_of(PROBLEM.objectives), 3, lambda i: config.get(i, {"partition-id": i}))
+    with pytest.raises(TimeoutError, match="1 of 3 clients came within 40 s"):
+        train(FedBias(STEP, minimum_clients=3, partitions=3, patience=40), grid, ZERO, 1)
+
+
+def test_who_left_without_an_answer_is_not_waited_for(clock):
+    """Node 3 hangs, and is gone after 30 s. Kills: a question that outlasts its node."""
+
+    class Hanging(Watched):
+        def get_node_ids(self):
+            return [1, 2, 3] if clock.now < 1030 else [1, 2]
+
+        def pull_messages(self, message_ids):
+            return [m for m in super().pull_messages(message_ids) if m.metadata.src_node_id != 3]
+
+    config = {1: {"partition-id": "one"}}
+    grid = Hanging(app_of(PROBLEM.objectives), 3, lambda i: config.get(i, {"partition-id": i}))
+    with pytest.raises(TimeoutError, match="1 of 3 clients came within 3[01] s"):
+        train(FedBias(STEP, minimum_clients=3, partitions=3), grid, ZERO, 1)
+
+
+def test_a_run_that_goes_on_waits_for_patience(clock):
+    """Node 2 is restarted with the number of node 1. Kills: a long run that ends after 15 s."""
+    grid = coming(
+        lambda poll: (1, 2) if poll < 4 else (1, 3),
+        node_config=lambda i: {"partition-id": (0, 1, 0, 9)[i]},
+    )
+    strategy = FedBias(STEP, minimum_clients=2, minimum_replies=2, partitions=2, patience=99)
+    with pytest.raises(
+        TimeoutError, match=r"1 of 2 clients came within 99 s.* as node 1; it takes"
+    ):
+        train(strategy, grid, ZERO, 9)
+
+
+def test_who_splits_the_data_otherwise_is_left_out(warned):
+    """Kills: a model of two federations' data."""
+    grid = coming(
+        lambda poll: range(9),
+        node_config=lambda i: {"partition-id": i, "num-partitions": 5 if i == 2 else 4},
+    )
+    run = train(FedBias(STEP, minimum_clients=3, partitions=4), grid, ZERO, 1)
+    assert run.records[1].applied == 3
+    assert warned() == [
+        "node 3 cannot take part: client 2 has num-partitions = 5, this run 4: "
+        "give every node the same num-partitions"
+    ]
 
 
 # Strangers ----------------------------------------------------------------------------------------
@@ -231,3 +336,22 @@ def test_a_node_that_never_answers_is_not_waited_for_every_round(clock):
     grid = Hanging(app_of(PROBLEM.objectives), 4)
     train(FedBias(STEP, minimum_clients=3, patience=10), grid, ZERO, 5)
     assert sum(clock.naps) < 25
+
+
+def test_a_hello_that_died_with_its_process_is_asked_again(clock):
+    """Node 2 had it when it was killed, and is back under the same id, as nodes with keys are.
+
+    Kills: a node that stays outside for ever.
+    """
+
+    class Restarted(Watched):
+        def pull_messages(self, message_ids):
+            found = super().pull_messages(message_ids)
+            if len(self.asked("query.hello")) > 3:
+                return found
+            return [m for m in found if m.metadata.src_node_id != 2]
+
+    grid = Restarted(app_of(PROBLEM.objectives), 3)
+    run = train(FedBias(STEP, minimum_clients=3, partitions=3), grid, ZERO, 1)
+    assert grid.asked("query.hello") == [1, 2, 3, 2] and run.records[1].applied == 3
+    assert 60 <= sum(clock.naps) < 62
