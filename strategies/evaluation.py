@@ -2,12 +2,32 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from flwr.app import MetricRecord, RecordDict
+from flwr.app import Message, MetricRecord, RecordDict
 
+from .roster import Roster
+
+_LOG = logging.getLogger("flwr")
 _WEIGHT = "num-examples"
+
+
+def evaluations(replies: Iterable[Message], roster: Roster, number: int) -> dict[int, MetricRecord]:
+    """Client → its metrics; who did not evaluate, or not well, is logged and left out."""
+    answers = {}
+    for reply in replies:
+        client = roster.client(reply.metadata.src_node_id)
+        if reply.has_error():
+            why = reply.error.reason
+            _LOG.warning("round %s: client %s did not evaluate: %s", number, client, why)
+        elif client is not None:
+            try:
+                answers[client] = client_evaluation(reply.content)
+            except ValueError as why:
+                _LOG.warning("round %s: left client %s out: %s", number, client, why)
+    return answers
 
 
 def client_evaluation(content: RecordDict) -> MetricRecord:

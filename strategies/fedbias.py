@@ -8,23 +8,23 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 from typing import Any
 
-from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Result, Strategy
 
 import fedbias as fb
 from fedbias import checks
 from fedbias.randomness import sample_clients
-from fedbias.rounds import dense
 from fedbias.server import Algorithm, ServerState, apply, plan_for
 from fedbias.stopping import Until
 
 from .arrays import Names
 from .checkpoint import Checkpoint
-from .evaluation import client_evaluation, mean_metrics
+from .evaluation import evaluations, mean_metrics
 from .exchange import exchange
 from .records import RoundRecord, Tally
 from .replies import collect
+from .requests import evaluate_requests, train_packets, train_requests
 from .roster import Roster
 
 _LOG = logging.getLogger("flwr")
@@ -208,16 +208,10 @@ class FedBias(Strategy):
         count = max(round(self.fraction * len(present)), self.algorithm.minimum_replies, 1)
         chosen = sample_clients(self.algorithm.seed, state.round, present, min(count, len(present)))
         plans = [plan_for(self.algorithm, state, client) for client in chosen]
-        shared = plans[0].to_record() if plans else {}
-        packets = {name: part for name, part in shared.items() if name != "header"}
+        packets = train_packets(plans)
         size = sum(len(part) for part in packets.values())
         self._tally = Tally(asked=len(plans), downlink_bytes=len(plans) * size)
-        for plan in plans:
-            record = ConfigRecord({"header": plan.header(), **packets})
-            node = self._roster.nodes[plan.client]
-            yield Message(
-                RecordDict({"fedbias": record}), node, "train", group_id=str(server_round)
-            )
+        return train_requests(plans, packets, self._roster.nodes, server_round)
 
     def aggregate_train(
         self, server_round: int, replies: Iterable[Message]
@@ -245,31 +239,14 @@ class FedBias(Strategy):
     ) -> Iterable[Message]:
         """In every ``evaluate_every``-th round, the point for every client."""
         if not self.evaluate_every or server_round % self.evaluate_every:
-            return
-        state = self._running()
-        packets = {"point": dense(state.point)}
-        if state.buffers is not None:
-            packets["buffers"] = dense(state.buffers)
-        for _, node in sorted(self._roster.nodes.items()):
-            content = RecordDict({"fedbias": ConfigRecord(dict(packets))})
-            yield Message(content, node, "evaluate", group_id=str(server_round))
+            return ()
+        return evaluate_requests(self._running(), self._roster.nodes, server_round)
 
     def aggregate_evaluate(
         self, server_round: int, replies: Iterable[Message]
     ) -> MetricRecord | None:
         """The clients' metrics, weighted by their examples, in client order."""
-        answers = {}
-        for reply in replies:
-            client = self._roster.client(reply.metadata.src_node_id)
-            if reply.has_error():
-                why = reply.error.reason
-                _LOG.warning("round %s: client %s did not evaluate: %s", server_round, client, why)
-            elif client is not None:
-                try:
-                    answers[client] = client_evaluation(reply.content)
-                except ValueError as why:
-                    _LOG.warning("round %s: left client %s out: %s", server_round, client, why)
-        return mean_metrics(answers)
+        return mean_metrics(evaluations(replies, self._roster, server_round))
 
     # Pieces -------------------------------------------------------------------------------------
 
