@@ -115,9 +115,10 @@ class Outcome:
     computed : int
         Example gradients that the applied clients computed.
     measured : Measured or None
-        The weighted means over the applied clients that measured. By Jensen's inequality they are
-        at least ‖b_k‖² and ‖∇f(x_k)‖² of the averaged estimate, and equal to them for clients that
-        are alike.
+        The weighted means over the applied clients that measured. If they are all the clients
+        there are, they are at least ‖b_k‖² and ‖∇f(x_k)‖² of the averaged estimate (Jensen), and
+        equal to them for clients that are alike. Otherwise b_k holds the error of the sample too,
+        which no client sees.
     """
 
     applied: tuple[int, ...] = ()

@@ -76,14 +76,14 @@ def _run(options: argparse.Namespace, given: Sequence[str]) -> None:
 
 
 def _compare(options: argparse.Namespace, given: Sequence[str]) -> None:
-    from .comparison import compare, read_cells
+    from .comparison import chosen, compare, read_cells
     from .output import comparison_table, describe_environment, print_table, save_result
     from .settings import SettingsError
 
     if options.seeds < 1:
         raise SettingsError(f"--seeds must be at least 1, not {options.seeds}")
     path = _file(options.comparison, COMPARISONS)
-    cells = read_cells(path, _overrides(options))
+    cells = chosen(read_cells(path, _overrides(options)), options.cells or ["*"])
     runs, report = compare(
         cells,
         _folder(options, f"compare-{path.stem}"),
@@ -115,10 +115,16 @@ def _report(options: argparse.Namespace, given: Sequence[str]) -> None:
 def _reproduce(options: argparse.Namespace, given: Sequence[str]) -> None:
     from .reproductions import Options
     from .reproductions.command import check_committed, reproduce
+    from .settings import SettingsError
 
     root = options.data_root and str(options.data_root.expanduser().resolve())
     chosen = Options(options.task, root, options.rounds)
     if options.check:
+        given_too = ("cells", "task", "rounds", "name", "resume", "save")
+        if several := [f"--{name}" for name in given_too if getattr(options, name)]:
+            raise SettingsError(
+                f"--check decides by itself what to compute: leave out {several[0]}"
+            )
         check_committed(options.reproduction, chosen)
         return
     reproduce(

@@ -13,12 +13,15 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .cell import run_cell
 from .output import Progress, Run, absolute, mean_run, write_report
 from .settings import Settings, SettingsError, make_settings, read_preset
+
+T = TypeVar("T")
 
 
 def read_cells(path: Path, overrides: Mapping[str, Any]) -> dict[str, Settings]:
@@ -87,6 +90,20 @@ def compare(
             ]
             means.append(replace(mean_run(runs), name=name))
     return means, write_report(means, absolute(folder) / "report.html", folder.name)
+
+
+def chosen(cells: Mapping[str, T], patterns: Sequence[str]) -> dict[str, T]:
+    """The cells whose names match one of the patterns, in their own order.
+
+    Raises
+    ------
+    SettingsError
+        If a pattern matches none; names those there are.
+    """
+    for pattern in patterns:
+        if not any(fnmatchcase(name, pattern) for name in cells):
+            raise SettingsError(f"there is no cell {pattern!r}; known: {', '.join(cells)}")
+    return {n: cell for n, cell in cells.items() if any(fnmatchcase(n, p) for p in patterns)}
 
 
 def slug(name: str) -> str:

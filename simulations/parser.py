@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
                 "settings", "They win over the file's. In brackets: what holds if neither says it."
             )
         )
+    _add_cells(compare)
     compare.add_argument("--seeds", type=int, default=1, help="runs per cell, averaged [1]")
     compare.add_argument("--save", type=Path, help="also keep table, picture and JSON as SAVE.*")
     _add_reproduce(verbs)
@@ -67,9 +68,7 @@ def _add_reproduce(verbs: Any) -> None:
     verb = _add_verb(verbs, "reproduce", "a paper's experiment", "REPRODUCTION")
     listed = "; ".join(f"{name}: {each.summary}" for name, each in REPRODUCTIONS.items())
     verb.add_argument("reproduction", metavar="REPRODUCTION", help=listed.replace("%", "%%"))
-    verb.add_argument(
-        "--cells", nargs="+", metavar="CELL", help="names or patterns, such as 'top2-*'"
-    )
+    _add_cells(verb)
     verb.add_argument("--task", help="other data of the same shape, such as mnist")
     verb.add_argument("--data-root", type=Path, help="folder with the data's files")
     verb.add_argument("--rounds", type=int, help="fewer than the paper's, to try")
@@ -77,8 +76,12 @@ def _add_reproduce(verbs: Any) -> None:
                       "it with the committed result")  # fmt: skip
     verb.add_argument("--name", help="folder below --runs [the reproduction's name]")
     verb.add_argument("--runs", default="runs", help="where folders are kept [runs]")
-    verb.add_argument("--resume", action="store_true", help="keep the cells that are there")
+    verb.add_argument("--resume", action="store_true", help="go on where it was interrupted")
     verb.add_argument("--save", type=Path, help="also keep table, picture and JSON as SAVE.*")
+
+
+def _add_cells(verb: Any) -> None:
+    verb.add_argument("--cells", nargs="+", metavar="CELL", help="names, or patterns such as '*5'")
 
 
 def _add_verb(verbs: Any, name: str, words: str, place: str) -> Any:

@@ -51,8 +51,9 @@ class RoundRecord:
     gradient_norm : float or None
         ‖ĝ‖ of the decoded mean.
     bias_square, gradient_square : float or None
-        In rounds that measure the bias: the means over clients of ‖sent − ∇f_m‖² and of ‖∇f_m‖² at
-        x_{k−1}, at least ‖b_{k−1}‖² and ‖∇f(x_{k−1})‖².
+        In rounds that measure the bias: the means over the applied clients of ‖sent − ∇f_m‖² and
+        of ‖∇f_m‖² at x_{k−1}. Where everyone was applied they are at least ‖b_{k−1}‖² and
+        ‖∇f(x_{k−1})‖².
     seconds : float
         Since the start of the run.
     """

@@ -12,7 +12,9 @@ from fedbias.randomness import fingerprint
 
 from .introductions import TELL, Introductions
 
-_QUIET = 15.0  # seconds after which nobody else is expected where somebody was turned away
+# Seconds after which nobody else is expected where somebody was turned away, and where a node has
+# the number of another: that one may be dead, and is listed for up to a minute then.
+_QUIET, _LISTED = 15.0, 75.0
 _LOG = logging.getLogger("flwr")
 
 
@@ -84,11 +86,14 @@ class Roster:
         return None if hello is None else hello.client
 
     def _hopeless(self) -> bool:
-        """Whether the nodes of a federation that never was complete have all had their say."""
+        """Whether all the nodes of a federation that never was complete have had their say."""
         if self._partitions is None or self._complete or self._questions.waiting():
             return False
-        present = any(node in self._known for node in self._turned_away)
-        return present and time.monotonic() - self._heard >= _QUIET
+        away = [node for node in self._turned_away if node in self._known]
+        if not away or len(self._known) < self._partitions:
+            return False
+        doubles = any(self._known[node] is not None for node in away)
+        return time.monotonic() - self._heard >= (_LISTED if doubles else _QUIET)
 
     def _others(self) -> str:
         if not self._turned_away:

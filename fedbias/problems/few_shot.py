@@ -25,7 +25,7 @@ class FewShot:
     objectives : list of Squares
         One task per client.
     lipschitz, strong_convexity : float
-        L and μ: the extreme eigenvalues of ∇²F; μ = 0 where 1/α is an eigenvalue of every H_m.
+        L and μ: the extreme eigenvalues of ∇²F.
     minimizer : ndarray, shape (dim,)
         x*, the best point to adapt from.
     minimum : float
@@ -44,10 +44,10 @@ class FewShot:
         self.minimum = self.loss(self.minimizer)
 
     @classmethod
-    def sines(
-        cls, tasks: int, examples: int, seed: int, inner_step_size: float, order: int = 3
-    ) -> FewShot:
-        """The sine waves of Finn et al. 2017, regressed on 1, sin t, cos t, …, sin Kt, cos Kt.
+    def sines(cls, tasks: int, examples: int, seed: int, inner_step_size: float) -> FewShot:
+        """The sine waves of Finn et al. 2017, regressed on 1 and sin kt, cos kt for k = 1, 2, 3.
+
+        Every task can be fitted without error, but no point fits them all.
 
         Parameters
         ----------
@@ -57,19 +57,15 @@ class FewShot:
             Per task; t is uniform in [−5, 5].
         inner_step_size : float
             α ≥ 0.
-        order : int
-            K; the dimension is 2K + 1. For K ≥ 1 every task can be fitted without error.
         """
         checks.whole("FewShot", "tasks", tasks, least=1)
         checks.whole("FewShot", "examples", examples, least=1)
-        checks.whole("FewShot", "order", order, least=0)
         rng = generator(seed, 0, SERVER, Purpose.DATA)
-        waves = np.arange(1, order + 1)
         objectives = []
         for _ in range(tasks):
             amplitude, phase = rng.uniform(0.1, 5), rng.uniform(0, np.pi)
             times = rng.uniform(-5, 5, examples)
-            angles = times[:, None] * waves
+            angles = times[:, None] * np.arange(1, 4)
             features = np.hstack([np.ones((examples, 1)), np.sin(angles), np.cos(angles)])
             objectives.append(Squares(features, amplitude * np.sin(times + phase)))
         return cls(objectives, inner_step_size)

@@ -50,10 +50,10 @@ class DecisionProcess:
     def lipschitz(self) -> float:
         """R/(2(1−γ)³) ≥ ‖∇²J(θ)‖ for every θ, R being the range of the rewards.
 
-        Mei et al. 2020 (lemma 7) have 8/(1−γ)³ for rewards in [0, 1]. Here u'∇²J u is split into
+        Mei et al. 2020 have 8/(1−γ)³ for rewards in [0, 1]. Here u'∇²J u is split into
         covariances under π(·|s) of u_s (deviation ≤ ‖u‖/√2), of (u_s − ū_s)² (≤ ‖u‖²), of Q
         (≤ R/(2(1−γ))) and of u'∇V (≤ ‖u‖·R/(2√2(1−γ)²)). It is an upper bound and not attained:
-        curvatures that are seen are 20 to 200 times smaller.
+        for γ = 0.5 to 0.8 the curvatures that are seen are 20 to 200 times smaller.
         """
         return float(np.ptp(self.rewards)) / (2 * (1 - self.discount) ** 3)
 

@@ -15,7 +15,8 @@ _NOTE = (
     "Means over the clients of ‖∇f_m‖² and of ‖b_m‖² = ‖sent − ∇f_m‖², which are at least ‖∇f‖² "
     "and ‖b‖² of the average, and equal to them where clients are alike; ‖ĝ‖² is that of the mean "
     "that moved the model. For step sizes in the theory's range (arXiv 2403.00853) the mean of "
-    "‖∇f‖² over the rounds ends at or below the floor."
+    "‖∇f‖² over the rounds ends at or below the floor. In rounds without some of the clients the "
+    "average has the error of the sample besides, and there is no floor."
 )
 
 
@@ -43,7 +44,10 @@ def bias_panel(run: Run) -> Panel | None:
     """The curves of one run against the round, logarithmic; None if nothing was measured."""
     bias = _at_points(run, "bias_square")
     mean = [(k, norm**2) for k, norm in _at_points(run, "gradient_norm")]
-    quantities = (_at_points(run, "gradient_square"), bias, floor(bias), mean)
+    measured = [record for record in run.rounds if record.get("bias_square") is not None]
+    whole = all(record.get("applied") == run.settings.get("clients") for record in measured)
+    below = floor(bias) if whole else []
+    quantities = (_at_points(run, "gradient_square"), bias, below, mean)
     named = enumerate(zip(_CURVES, quantities, strict=True), start=1)
     curves = [Curve(name, index, points) for index, (name, points) in named]
     positive = [y for curve in curves for _, y in curve.points if math.isfinite(y) and y > 0]

@@ -2,7 +2,7 @@
 
 from . import biases, parallel_momentum
 from .base import Cell, Options, Reproduction, Result, Results
-from .runner import check, chosen, compute
+from .runner import check, compute
 
 REPRODUCTIONS = {
     "parallel-momentum": parallel_momentum.REPRODUCTION,
@@ -17,6 +17,5 @@ __all__ = [
     "Result",
     "Results",
     "check",
-    "chosen",
     "compute",
 ]

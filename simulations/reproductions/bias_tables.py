@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 WORDS = {
     "reshuffled": "shuffled batches",
-    "replacement": "with replacement",
+    "replacement": "batches with replacement",
     "maml": "5-shot MAML",
     "reinforce": "4-step REINFORCE",
 }
@@ -103,11 +103,14 @@ def notes(results: Results) -> list[str]:
         "the same draws.",
         "The smaller γ is the largest that the theory covers for β = 0.1, the larger one 1/(2λ), λ "
         "being the largest curvature at the start. ‖b‖² is the squared error of the averaged "
-        "estimate, bias and noise; the bias alone is a run along the estimate's expectation.",
+        "estimate, bias and noise; the bias alone is a run along the estimate's expectation. "
+        "Theory allows 2C/μ, for REINFORCE 2C, and what the potential still lost over the rounds "
+        "of the floor, C being their mean ‖b‖².",
         f"Where the theory covers γ, its recursion was broken in {_broken(inside)} rounds; beyond, "
         f"in {_broken(beyond)}.",
-        f"Theory's floor over momentum's there: {_ratios(results, alone=False)}; over that of the "
-        f"bias alone: {_ratios(results, alone=True)}. Theory takes all noise for bias.",
+        "At the smaller γ theory allows this many times momentum's floor: "
+        f"{_ratios(results, alone=False)}; and this many times that of the bias alone: "
+        f"{_ratios(results, alone=True)}. It takes all noise for bias.",
         *(_compared(pair) for pair in pairs(results)),
     ]
 
@@ -124,25 +127,21 @@ def _ratios(results: Results, alone: bool) -> str:
         if alone:
             floor, bound = pair.momentum["alone"] or (0.0, 0.0)
         if pair.momentum["covered"] and floor > 0:
-            words.append(f"{WORDS[pair.case]} {float(f'{bound / floor:.2g}'):,g}")
+            words.append(f"{float(f'{bound / floor:.2g}'):,g} for {WORDS[pair.case]}")
     return ", ".join(words) or "-"
 
 
 def _compared(pair: Pair) -> str:
     change, errors = pair.change
     if abs(errors) < CLEAR:
-        floor = (
-            f"no clear difference in the floor ({change:+.1%}, {abs(errors):.1f} standard errors)"
-        )
+        floor = f"no clear difference in the floor, {100 * change:+.1f} %"
     else:
-        word = "lower" if change < 0 else "higher"
         floor = (
-            f"momentum's floor is {abs(change):.1%} {word} ({abs(errors):.1f} standard errors of "
-            "the paired difference)"
+            f"momentum's floor is {100 * abs(change):.1f} % {'lower' if change < 0 else 'higher'}"
         )
     return (
-        f"{pair.title}: {floor}; rounds to 1/4: {_rounds(pair.momentum)}, "
-        f"with SGD {_rounds(pair.sgd)}."
+        f"{pair.title}: {floor} ({abs(errors):.1f} standard errors of the paired difference); "
+        f"rounds to 1/4: {_rounds(pair.momentum)}, with SGD {_rounds(pair.sgd)}."
     )
 
 
@@ -173,8 +172,10 @@ def _panel(axes: Axes, shown: Sequence[Pair]) -> None:
             axes.fill_between(rounds + 1, low, means + errors, color=colour, alpha=0.15, lw=0)
         if pair.momentum["covered"]:
             level = _mean(pair.momentum["floor_bound"])
-            words = f"allowed at γ = {pair.sgd['step_size']:.3g}"
-            axes.axhline(level, color=colour, linestyle=":", linewidth=1.4, label=words)
+            axes.axhline(level, color=colour, linestyle=":", linewidth=1.4, label="theory allows")
+        if pair.momentum["covered"] and pair.momentum["alone"]:
+            floor, _ = pair.momentum["alone"]
+            axes.axhline(floor, color=colour, linestyle="-.", linewidth=0.9, label="bias alone")
     axes.set(xscale="log", yscale="log", xlabel="round")
     if shown:
         axes.set_ylabel(shown[0].sgd["measure"])

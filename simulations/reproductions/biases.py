@@ -153,8 +153,10 @@ class Setup:
 
 def cells(options: Options) -> dict[str, Cell]:
     """``reshuffled-covered-sgd``, …: two step sizes and two servers for every bias."""
-    if options.task is not None:
-        raise SettingsError("biases has its own problems: leave --task out")
+    for name in ("task", "data_root"):
+        if getattr(options, name) is not None:
+            option = name.replace("_", "-")
+            raise SettingsError(f"biases has its own problems: leave --{option} out")
     if options.rounds is not None and options.rounds < STAY:
         raise SettingsError(f"--rounds must be at least {STAY} here, not {options.rounds}")
     made = {}

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from ..comparison import chosen
 from ..output import Progress, describe_environment, print_lines, save_finding
 from ..settings import SettingsError
 from . import REPRODUCTIONS
 from .base import Options, Reproduction, Results
-from .runner import check, chosen, compute
+from .runner import check, compute, kept
 
 COMMITTED = Path(__file__).parents[1] / "results"
 
@@ -26,7 +27,7 @@ def reproduce(
     save: Path | None = None,
     arguments: Sequence[str] = (),
 ) -> None:
-    """Compute the cells, print their table, and leave table, picture and JSON behind.
+    """Compute the cells; print, and leave behind, the table of all that the folder holds.
 
     Parameters
     ----------
@@ -38,9 +39,11 @@ def reproduce(
         Where else to keep table, picture and JSON, without an ending.
     """
     reproduction = known(name)
-    cells = chosen(reproduction.cells(options), patterns or reproduction.usual)
-    with Progress(cells=len(cells)) as progress:
-        results = compute(cells, folder, progress, resume=resume)
+    cells = reproduction.cells(options)
+    asked = chosen(cells, patterns or reproduction.usual)
+    with Progress(cells=len(asked)) as progress:
+        compute(asked, folder, progress, resume=resume)
+    results = kept(cells, folder)
     lines, notes = reproduction.table(results), reproduction.notes(results)
     print_lines(lines)
     print(*notes, sep="\n")
@@ -53,9 +56,8 @@ def reproduce(
 def check_committed(name: str, options: Options) -> None:
     """Compute a small cell again and compare it with the committed result (ValueError)."""
     reproduction = known(name)
-    reproduction = replace(
-        reproduction, check_options=replace(reproduction.check_options, data_root=options.data_root)
-    )
+    where = replace(reproduction.check_options, data_root=options.data_root)
+    reproduction = replace(reproduction, check_options=where)
     with Progress(cells=len(reproduction.checked)) as progress:
         differences = check(reproduction, committed(name), progress)
     if differences:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from fnmatch import fnmatchcase
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from ..comparison import slug
@@ -16,20 +16,6 @@ from ..settings import SettingsError
 from .base import Cell, Reproduction, Result, Results
 
 _RESULT = "result.json"
-
-
-def chosen(cells: Mapping[str, Cell], patterns: Sequence[str]) -> dict[str, Cell]:
-    """The cells whose names match one of the patterns, in the paper's order.
-
-    Raises
-    ------
-    SettingsError
-        If a pattern matches none; names those there are.
-    """
-    for pattern in patterns:
-        if not any(fnmatchcase(name, pattern) for name in cells):
-            raise SettingsError(f"there is no cell {pattern!r}; known: {', '.join(cells)}")
-    return {n: cell for n, cell in cells.items() if any(fnmatchcase(n, p) for p in patterns)}
 
 
 def compute(
@@ -59,10 +45,20 @@ def compute(
             began = time.monotonic()
             result = cell.compute(place, progress, resume)
             result.setdefault("seconds", round(time.monotonic() - began, 1))
-            kept = {"settings": dict(cell.settings), "result": result}
-            write_text(place / _RESULT, json.dumps(kept, ensure_ascii=False, allow_nan=False))
+            whole = {"settings": dict(cell.settings), "result": result}
+            write_text(place / _RESULT, json.dumps(whole, ensure_ascii=False, allow_nan=False))
         results[name] = result
     return results
+
+
+def kept(cells: Mapping[str, Cell], folder: Path) -> dict[str, Result]:
+    """All the results that lie in the folder, whichever command computed them, for these cells."""
+    found = {}
+    for name, cell in cells.items():
+        with suppress(SettingsError):  # of other settings
+            if (result := _kept(folder / slug(name), cell)) is not None:
+                found[name] = result
+    return found
 
 
 def check(reproduction: Reproduction, committed: Results, progress: Progress) -> list[str]:
@@ -84,13 +80,14 @@ def _kept(place: Path, cell: Cell) -> Result | None:
     path = place / _RESULT
     if not path.is_file():
         return None
-    kept = json.loads(path.read_text(encoding="utf-8"))
-    settings = json.loads(json.dumps(dict(cell.settings)))
-    if kept["settings"] != settings:
-        changed = [k for k in settings if kept["settings"].get(k) != settings[k]]
+    found = json.loads(path.read_text(encoding="utf-8"))
+    # A setting that came later is at its default, which is what it was before.
+    settings, before = json.loads(json.dumps(dict(cell.settings))), found["settings"]
+    changed = [key for key in before if key not in settings or before[key] != settings[key]]
+    if changed:
         raise SettingsError(
             f"{path} was computed with other settings ({', '.join(changed)}): give the same ones "
             "to resume, or another --name"
         )
-    result: Result = kept["result"]
+    result: Result = found["result"]
     return result

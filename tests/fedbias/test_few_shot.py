@@ -164,7 +164,6 @@ def test_a_federation_with_batches():
         (lambda: FewShot([TASK], -1), "inner_step_size must be a number >= 0, not -1"),
         (lambda: FewShot.sines(0, 5, 0, 0.1), "tasks must be a whole number >= 1, not 0"),
         (lambda: FewShot.sines(1, 0, 0, 0.1), "examples must be a whole number >= 1, not 0"),
-        (lambda: FewShot.sines(1, 5, 0, 0.1, -1), "order must be a whole number >= 0, not -1"),
     ],
 )
 def test_bad_input(make, sentence):

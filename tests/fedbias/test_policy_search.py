@@ -142,6 +142,7 @@ def test_a_batch_is_a_choice_of_trajectories():
     """Kills: a batch that draws other trajectories, a mean over all of them."""
     rollouts, x = Rollouts(random_process(0), 3, 4, ridge=0.1), np.ones(6)
     each = [rollouts.gradient(x, np.array([i])) for i in range(4)]
+    assert len({one.tobytes() for one in each}) > 1
     np.testing.assert_allclose(np.mean(each, axis=0), rollouts.gradient(x), rtol=1e-13)
     np.testing.assert_allclose(
         rollouts.gradient(x, np.array([1, 1, 3])), (2 * each[1] + each[3]) / 3, rtol=1e-13

@@ -67,6 +67,7 @@ def test_purposes_never_change():
         "DATA": 5,
         "MODEL": 6,
         "LOSS": 7,
+        "ROLLOUT": 8,
     }
     assert SERVER == 2**32 - 1
 

@@ -446,6 +446,16 @@ def test_the_process_exits_with_the_code_and_without_a_traceback(tmp_path):
     )
 
 
+def test_some_cells_of_a_comparison(call, tmp_path):
+    """Kills: a pattern that is ignored."""
+    (tmp_path / "two.toml").write_text(COMPARISON)
+    code, _, _ = call("compare", "two.toml", "--cells", "Top-*")
+    folders = sorted(path.name for path in (tmp_path / "runs" / "compare-two").iterdir())
+    assert code == 0 and folders == ["Top-50-percent", "report.html"]
+    code, _, err = call("compare", "two.toml", "--cells", "Top-5")
+    assert (code, err) == (2, "error: there is no cell 'Top-5'; known: Plain, Top-50 %\n")
+
+
 def test_a_saved_result_says_how_long_its_cells_took(call, tmp_path):
     """Also when it was put together from finished cells. Kills: the second that --resume took."""
     (tmp_path / "two.toml").write_text(COMPARISON)

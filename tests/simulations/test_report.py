@@ -202,15 +202,15 @@ def test_no_runs_are_refused(tmp_path: Path) -> None:
 # Bias ---------------------------------------------------------------------------------------------
 
 
-def biased(name: str = "clipped") -> Run:
+def biased(name: str = "clipped", clients: int = 4) -> Run:
     """Record k is about x_{k-1}: measured at x_0, x_2 and x_4."""
     squares = {1: (4.0, 9.0), 3: (2.0, 5.0), 5: (0.0, 1.0)}
     rounds = [
-        {"round": k, "train_loss": 1.0, "gradient_norm": 3.0}
+        {"round": k, "train_loss": 1.0, "gradient_norm": 3.0, "applied": 4}
         | dict(zip(("bias_square", "gradient_square"), squares.get(k, (None, None)), strict=True))
         for k in range(7)
     ]
-    return Run(name, {}, rounds)
+    return Run(name, {"clients": clients}, rounds)
 
 
 def test_the_bias_is_drawn_beside_the_gradient_and_its_floor() -> None:
@@ -222,6 +222,13 @@ def test_the_bias_is_drawn_beside_the_gradient_and_its_floor() -> None:
     assert gradient == [(0, 9), (2, 5), (4, 1)]
     assert floor == [(0, 8), (2, 6), (4, 4)]
     assert mean == [(k - 1, 9) for k in range(7)]
+
+
+def test_a_sample_of_the_clients_has_no_floor() -> None:
+    """Kills: a floor of 0 under clients that send all they have."""
+    panel = bias_panel(biased(clients=5))
+    assert panel is not None
+    assert [len(curve.points) for curve in panel.curves] == [3, 3, 0, 7]
 
 
 def test_every_run_that_measured_its_bias_has_a_chart(tmp_path: Path, six_runs: list[Run]) -> None:

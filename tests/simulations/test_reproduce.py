@@ -9,12 +9,20 @@ import pytest
 
 import fedbias as fb
 from simulations.__main__ import main
+from simulations.comparison import chosen
 from simulations.output import Progress
 from simulations.reproductions import REPRODUCTIONS, parallel_momentum
 from simulations.reproductions.base import Cell, Options, Reproduction
 from simulations.reproductions.command import COMMITTED
-from simulations.reproductions.parallel_momentum import Pair, cells, differences, notes, table
-from simulations.reproductions.runner import check, chosen, compute
+from simulations.reproductions.parallel_momentum import (
+    PAPER,
+    Pair,
+    cells,
+    differences,
+    notes,
+    table,
+)
+from simulations.reproductions.runner import check, compute, kept
 from simulations.settings import SettingsError, make_settings
 
 
@@ -73,6 +81,30 @@ def test_without_resume_all_is_computed_again(tmp_path, counting, progress):
     work = {"one": counting.cell("one")}
     compute(work, tmp_path, progress)
     assert compute(work, tmp_path, progress)["one"]["value"] == 2
+
+
+def test_a_result_goes_before_it_is_computed_again(tmp_path, counting, progress):
+    """Kills: --resume that takes the result of before an interrupted second attempt."""
+    compute({"one": counting.cell("one")}, tmp_path, progress)
+    with pytest.raises(KeyboardInterrupt):
+        compute({"one": counting.cell("one", fail=True)}, tmp_path, progress)
+    again = compute({"one": counting.cell("one")}, tmp_path, progress, resume=True)
+    assert again["one"]["value"] == 3
+
+
+def test_the_folder_holds_what_several_commands_computed(tmp_path, counting, progress):
+    """Kills: a table of the last command's cells alone, or with a result of other settings."""
+    cells = {name: counting.cell(name) for name in ("one", "two", "three")}
+    compute({"two": cells["two"]}, tmp_path, progress)
+    compute({"one": cells["one"]}, tmp_path, progress)
+    compute({"three": counting.cell("three", {"rounds": 9})}, tmp_path, progress)
+    assert list(kept(cells, tmp_path)) == ["one", "two"]
+
+
+def test_a_setting_that_came_later_is_at_its_default(tmp_path, counting, progress):
+    compute({"one": counting.cell("one", {"rounds": 3})}, tmp_path, progress)
+    later = {"one": counting.cell("one", {"rounds": 3, "new": 0})}
+    assert compute(later, tmp_path, progress, resume=True)["one"]["value"] == 1
 
 
 def test_a_result_of_other_settings_is_refused(tmp_path, counting, progress):
@@ -149,16 +181,21 @@ def result(*losses, accuracy=0.8, bytes_=1_000_000):
     }
 
 
+def ended(loss, **values):
+    """A result of the paper's 200 rounds."""
+    return result(*[2.0] * 199, loss, **values)
+
+
 RESULTS = {
-    "none-0.5-sgd": result(2.0, 0.5),
-    "none-0.5-momentum": result(2.0, 0.4),  # as in the paper
-    "top2-0.5-sgd": result(2.0, 0.3),
-    "top2-0.5-momentum": result(2.0, 0.31),  # not so in the paper
-    "clip2-0.5-sgd": result(2.0, 0.3),
-    "clip2-0.5-momentum": result(2.0, 0.4),  # the paper's one cell in which SGD is lower
-    "top5-0.7-sgd": result(2.0, None, accuracy=0.1),
-    "top5-0.7-momentum": result(2.0, 0.4),  # unstable in both
-    "clip1-0.7-sgd": result(2.0, 0.4),
+    "none-0.5-sgd": ended(0.5),
+    "none-0.5-momentum": ended(0.4),  # as in the paper
+    "top2-0.5-sgd": ended(0.3),
+    "top2-0.5-momentum": ended(0.31),  # not so in the paper
+    "clip2-0.5-sgd": ended(0.3),
+    "clip2-0.5-momentum": ended(0.4),  # the paper's one cell in which SGD is lower
+    "top5-0.7-sgd": ended(None, accuracy=0.1),
+    "top5-0.7-momentum": ended(0.4),  # unstable in both
+    "clip1-0.7-sgd": ended(0.4),
 }
 
 
@@ -178,6 +215,21 @@ def test_the_table_compares_the_order_and_nothing_else():
     assert shown["Top-5 %", "0.7"][2:4] == ["diverged", "0.4 / 80.00 %"]
     assert shown["Top-5 %", "0.7"][6:8] == ["unstable", "0.094 / 96.7 %"]
     assert shown["clip 1", "0.7"][5] == "1.00 MB"
+
+
+def test_other_rounds_than_the_papers_are_not_compared():
+    """Kills: an order that is that of the first steps."""
+    short = {f"none-0.5-{server}": result(2.0, 1.0) for server in ("sgd", "momentum")}
+    assert table(short)[1][4] == "SGD" and table(short)[1][9] == "-"
+    assert any("at the last round, 2, of one seed; " in s for s in notes(short))
+    assert not any("Order" in s for s in notes(short))
+
+
+def test_the_papers_numbers_are_the_papers():
+    """Their sum, taken from the authors' table. Kills: a digit."""
+    values = [number for both in PAPER.values() for pair in both if pair for number in pair]
+    assert len(values) == 52 and sum(values) == pytest.approx(27.937, abs=1e-9)
+    assert any("(paper: 11 of 12)" in s for s in notes(RESULTS))
 
 
 def test_the_notes_count_and_name():
@@ -220,19 +272,19 @@ def test_the_command_from_end_to_end(tmp_path, monkeypatch, capsys):
     assert main(["reproduce", *SHORT, *save]) == 0
     printed = capsys.readouterr().out
     assert "Top-2 %" in printed and "paper, MNIST" in printed
-    kept = json.loads(Path("kept/short.json").read_text("utf-8"))
-    assert list(kept["cells"]) == ["top2-0.5-sgd", "top2-0.5-momentum"]
-    for cell in kept["cells"].values():
+    saved = json.loads(Path("kept/short.json").read_text("utf-8"))
+    assert list(saved["cells"]) == ["top2-0.5-sgd", "top2-0.5-momentum"]
+    for cell in saved["cells"].values():
         assert len(cell["train_loss"]) == 2 and cell["applied"] == 200
-    assert kept["environment"]["duration"] == pytest.approx(
-        sum(cell["seconds"] for cell in kept["cells"].values()), abs=0.01
+    assert saved["environment"]["duration"] == pytest.approx(
+        sum(cell["seconds"] for cell in saved["cells"].values()), abs=0.01
     )
     assert Path("kept/short.png").read_bytes()[:4] == b"\x89PNG"
     assert Path("runs/short/parallel-momentum.md").is_file()
     monkeypatch.setattr(parallel_momentum, "run_cell", lambda *a, **k: pytest.fail("computed"))
     assert main(["reproduce", *SHORT, *save, "--resume"]) == 0
     again = json.loads(Path("kept/short.json").read_text("utf-8"))
-    assert again["cells"] == kept["cells"]
+    assert again["cells"] == saved["cells"]
 
 
 @pytest.mark.parametrize(
@@ -240,6 +292,11 @@ def test_the_command_from_end_to_end(tmp_path, monkeypatch, capsys):
     [
         (["momentum"], "error: there is no reproduction 'momentum'; known: parallel-momentum"),
         (["parallel-momentum", "--cells", "top3"], "error: there is no cell 'top3'; known: none-0"),
+        (
+            ["biases", "--check", "--rounds", "5"],
+            "error: --check decides by itself what to compute",
+        ),
+        (["biases", "--data-root", "x"], "error: biases has its own problems: leave --data-root"),
         (["parallel-momentum", "--rounds", "0"], "error: the options: rounds = 0: must be a whole"),
         (
             ["parallel-momentum", "--task", "mnist", "--data-root", "nowhere"],
@@ -261,15 +318,15 @@ def test_what_is_committed_is_what_the_results_say(name):
     Kills: a table that was touched up, a result without its cells.
     """
     reproduction = REPRODUCTIONS[name]
-    kept = json.loads((COMMITTED / f"{name}.json").read_text("utf-8"))
+    found = json.loads((COMMITTED / f"{name}.json").read_text("utf-8"))
     markdown = (COMMITTED / f"{name}.md").read_text("utf-8")
-    for line in reproduction.table(kept["cells"]):
+    for line in reproduction.table(found["cells"]):
         assert f"| {' | '.join(line)} |\n" in markdown
-    for note in reproduction.notes(kept["cells"]):
+    for note in reproduction.notes(found["cells"]):
         assert f"- {note}\n" in markdown
     usual = chosen(reproduction.cells(Options()), reproduction.usual)
-    assert set(usual) <= set(kept["cells"]) and set(reproduction.checked) <= set(kept["cells"])
-    assert kept["environment"]["command"].startswith(f"python -m simulations reproduce {name}")
+    assert set(usual) <= set(found["cells"]) and set(reproduction.checked) <= set(found["cells"])
+    assert found["environment"]["command"].startswith(f"python -m simulations reproduce {name}")
     assert (COMMITTED / f"{name}.png").stat().st_size < 400_000
 
 
