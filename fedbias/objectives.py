@@ -25,6 +25,8 @@ class Objective(Protocol):
         ∇²f_m(point)·vector, shape (dim,).
     ``loss_and_gradient(point, batch=None)``
         Both in one pass, where that is cheaper; otherwise leave it out.
+    ``exact_gradient(point)``
+        ∇f_m where ``gradient`` is itself an estimate of it; ``measure_bias`` compares with this.
     ``metrics(point)``
         A dict of floats for evaluation on the client, such as its accuracy.
     ``buffers``

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -11,11 +11,10 @@ from fedbias import checks
 from fedbias.compressors import Compressor, identity
 from fedbias.estimators import Estimator, exact
 from fedbias.feedback import Feedback, no_feedback
-from fedbias.headers import LARGEST
 from fedbias.ledger import NEVER
 from fedbias.optimizers import Optimizer, State
-from fedbias.packets import Packet, PacketError, decode
 from fedbias.rounds import Measured, Plan, Report
+from fedbias.sums import Sums, opened
 from fedbias.vectors import Vector, norm
 
 
@@ -165,10 +164,12 @@ def apply(
     state : ServerState
     outcome : Outcome
     """
-    sums = _Sums(np.zeros_like(state.point), _zeros(state.buffers))
+    sums = Sums.zero(state.point, state.buffers)
     for report in sorted(reports, key=lambda report: report.client):
         try:
-            vector, buffers = _opened(report, state, sums.applied)
+            if report.client in sums.applied:
+                raise ValueError(f"client {report.client} reported twice in round {state.round}")
+            vector, buffers = opened(report, state.round, state.point, state.buffers)
         except ValueError as reason:
             sums.refused[report.client] = str(reason)
             continue
@@ -208,67 +209,3 @@ def apply(
         computed=sum(report.computed for report in applied.values()),
         measured=sums.measured(),
     )
-
-
-@dataclass
-class _Sums:
-    """The weighted sums over a round's valid reports."""
-
-    vector: Vector
-    buffers: Vector | None
-    mass: float = 0.0
-    loss: float = 0.0
-    applied: dict[int, Report] = field(default_factory=dict)
-    refused: dict[int, str] = field(default_factory=dict)
-    squares: Vector = field(default_factory=lambda: np.zeros(2))
-    measured_mass: float = 0.0
-
-    def add(self, report: Report, vector: Vector, buffers: Vector | None, weight: float) -> None:
-        with np.errstate(over="ignore"):  # the mean is looked at
-            self.vector += vector if weight == 1 else weight * vector
-            if self.buffers is not None and buffers is not None:
-                self.buffers += weight * buffers
-        self.mass, self.loss = self.mass + weight, self.loss + weight * report.loss
-        self.applied[report.client] = report
-        if report.measured is not None:
-            self.squares += weight * np.array(astuple(report.measured))
-            self.measured_mass += weight
-
-    def measured(self) -> Measured | None:
-        """The weighted means of what the clients measured."""
-        if not self.measured_mass:
-            return None
-        bias, gradient = self.squares / self.measured_mass
-        return Measured(float(bias), float(gradient))
-
-
-def _zeros(like: Vector | None) -> Vector | None:
-    return None if like is None else np.zeros_like(like)
-
-
-def _opened(
-    report: Report, state: ServerState, applied: Mapping[int, Report]
-) -> tuple[Vector, Vector | None]:
-    """The report's vectors, once everything that can be wrong with it was checked."""
-    if report.client in applied:
-        raise ValueError(f"client {report.client} reported twice in round {state.round}")
-    if report.round != state.round:
-        raise ValueError(f"the report is of round {report.round}, not {state.round}")
-    if not 1 <= report.examples <= LARGEST or not np.isfinite(report.loss):
-        raise ValueError(f"{report.examples} examples with a loss of {report.loss}")
-    vector = _like(state.point, report.packet)
-    if state.buffers is None:
-        return vector, None
-    if report.buffers is None:
-        raise PacketError("the report lacks the buffers that the plan carried")
-    return vector, _like(state.buffers, report.buffers)
-
-
-def _like(known: Vector, packet: Packet) -> Vector:
-    vector = decode(packet, dim=known.size)
-    if vector.dtype != known.dtype:
-        raise PacketError(f"the packet has dtype {vector.dtype}, not {known.dtype}")
-    finite = np.isfinite(vector)
-    if not finite.all():
-        raise PacketError(f"{int((~finite).sum())} entries are NaN or infinite")
-    return vector

@@ -45,8 +45,9 @@ def objective_of(context: Context, settings: Settings | None = None) -> fb.Objec
             'SuperNode with --node-config "partition-id=0 num-partitions=2"'
         )
     if number >= count:
+        key = "partition-id" if "partition-id" in context.node_config else "client-id"
         raise SettingsError(
-            f"node config: partition-id must be less than num-partitions = {count}, not {number}"
+            f"node config: {key} must be less than num-partitions = {count}, not {number}"
         )
     # The federation knows its own size.
     return make_task(chosen.model_copy(update={"clients": count})).objective(number)

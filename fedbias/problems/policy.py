@@ -63,6 +63,10 @@ class Rollouts:
         scored: Vector = weights - chances * weights.sum(axis=1, keepdims=True)
         return self.ridge * point - scored.ravel()
 
+    def exact_gradient(self, point: Vector) -> Vector:
+        """∇f(θ), exactly: what the estimate lacks is its horizon's bias and its noise."""
+        return self.ridge * point - self.process.gradient(point)
+
     def _sampled(self, chances: Vector, batch: Batch | None) -> NDArray[np.int64]:
         """s·A + a of every step of every trajectory, shape (horizon, trajectories)."""
         stream = np.random.default_rng([*self.draw_key, int(Purpose.ROLLOUT)])

@@ -9,6 +9,7 @@ import fedbias as fb
 from fedbias.estimators import Estimate, Estimator
 from fedbias.headers import squares
 from fedbias.ledger import Ledger
+from fedbias.problems import PolicySearch
 
 PROBLEM = fb.LeastSquares.random(6, 10, 1, clients=3)
 START = np.linspace(-1, 2, 6)
@@ -178,6 +179,29 @@ def test_what_the_report_carries_is_the_turns():
 
 def test_a_gradient_that_is_not_finite_is_not_reported():
     assert measured([Slope([np.inf, 0])], estimator=Blind()) == [None]
+
+
+def test_a_gradient_that_is_an_estimate_is_compared_with_the_exact_one():
+    """Kills: REINFORCE compared with its own sample, hence without bias."""
+    problem = PolicySearch.chain(3, 0.6, 2, 4, 0, ridge=0.1, clients=1)
+    (client,), point = problem.objectives, np.zeros(6)
+    (told,) = measured([client])
+    client.draw_key = (0, 0, 0)
+    off = client.gradient(point) - problem.gradient(point)
+    assert told.bias_square == pytest.approx(np.sum(off**2), rel=1e-9) and told.bias_square > 0
+    assert told.gradient_square == pytest.approx(np.sum(problem.gradient(point) ** 2), rel=1e-9)
+
+
+def test_a_sample_of_the_clients_does_not_see_its_own_error():
+    """One exact client of three: no bias of its own, though the average is not ∇f."""
+    history = fb.run(
+        *(PROBLEM.objectives, fb.gradient_descent(0.1), START, 1),
+        participation=lambda k: [1],
+        measure_bias=1,
+    )
+    told = history.outcomes[0].measured
+    own = np.sum(PROBLEM.objectives[1].gradient(START) ** 2)
+    assert told.bias_square == 0 and told.gradient_square == pytest.approx(own, rel=1e-12)
 
 
 def test_the_report_of_one_client():

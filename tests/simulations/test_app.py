@@ -24,6 +24,7 @@ VALUES = {
 def serve(tmp_path, monkeypatch):
     """Run the app on nodes with these configurations, whose silence is taken for final at once."""
     monkeypatch.setattr(strategies.roster, "_QUIET", 0.0)
+    monkeypatch.setattr(strategies.roster, "_LISTED", 0.0)
 
     def run(*nodes, **changes):
         config = VALUES | {"runs": str(tmp_path), "name": "served"} | changes

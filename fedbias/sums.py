@@ -1,0 +1,98 @@
+"""The weighted sums over a round's valid reports, and what makes a report valid."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass, field
+
+import numpy as np
+
+from fedbias.headers import LARGEST
+from fedbias.packets import Packet, PacketError, decode
+from fedbias.rounds import Measured, Report
+from fedbias.vectors import Vector
+
+
+@dataclass
+class Sums:
+    """Accumulators, changed in place: O(dim) memory for any number of clients.
+
+    Attributes
+    ----------
+    vector, buffers : ndarray, or None where there are no buffers
+        Σ w_m·(the report's vectors).
+    mass, loss : float
+        Σ w_m and Σ w_m·loss_m.
+    applied : dict of int to Report
+        What was added, by client.
+    refused : dict of int to str
+        Client → why its report was not.
+    squares, measured_mass
+        Σ w_m·(what the client measured of its bias), and Σ w_m over those that did.
+    """
+
+    vector: Vector
+    buffers: Vector | None
+    mass: float = 0.0
+    loss: float = 0.0
+    applied: dict[int, Report] = field(default_factory=dict)
+    refused: dict[int, str] = field(default_factory=dict)
+    squares: Vector = field(default_factory=lambda: np.zeros(2))
+    measured_mass: float = 0.0
+
+    @classmethod
+    def zero(cls, vector: Vector, buffers: Vector | None) -> Sums:
+        """Nothing yet, in the shapes of these."""
+        return cls(np.zeros_like(vector), None if buffers is None else np.zeros_like(buffers))
+
+    def add(self, report: Report, vector: Vector, buffers: Vector | None, weight: float) -> None:
+        """Add a valid report with its decoded vectors."""
+        with np.errstate(over="ignore"):  # the mean is looked at
+            self.vector += vector if weight == 1 else weight * vector
+            if self.buffers is not None and buffers is not None:
+                self.buffers += weight * buffers
+        self.mass, self.loss = self.mass + weight, self.loss + weight * report.loss
+        self.applied[report.client] = report
+        if report.measured is not None:
+            self.squares += weight * np.array(astuple(report.measured))
+            self.measured_mass += weight
+
+    def measured(self) -> Measured | None:
+        """The weighted means of what the clients measured."""
+        if not self.measured_mass:
+            return None
+        bias, gradient = self.squares / self.measured_mass
+        return Measured(float(bias), float(gradient))
+
+
+def opened(
+    report: Report, round: int, point: Vector, buffers: Vector | None
+) -> tuple[Vector, Vector | None]:
+    """The report's vectors, once everything that can be wrong with it was checked (ValueError).
+
+    Parameters
+    ----------
+    round : int
+        The round that was asked for.
+    point, buffers : ndarray
+        What the plan carried: its vectors have these lengths and dtypes.
+    """
+    if report.round != round:
+        raise ValueError(f"the report is of round {report.round}, not {round}")
+    if not 1 <= report.examples <= LARGEST or not np.isfinite(report.loss):
+        raise ValueError(f"{report.examples} examples with a loss of {report.loss}")
+    vector = _like(point, report.packet)
+    if buffers is None:
+        return vector, None
+    if report.buffers is None:
+        raise PacketError("the report lacks the buffers that the plan carried")
+    return vector, _like(buffers, report.buffers)
+
+
+def _like(known: Vector, packet: Packet) -> Vector:
+    vector = decode(packet, dim=known.size)
+    if vector.dtype != known.dtype:
+        raise PacketError(f"the packet has dtype {vector.dtype}, not {known.dtype}")
+    finite = np.isfinite(vector)
+    if not finite.all():
+        raise PacketError(f"{int((~finite).sum())} entries are NaN or infinite")
+    return vector
