@@ -116,12 +116,7 @@ def run(
         For impossible settings, or when a client refuses its plan.
     """
     algorithm = Algorithm(
-        optimizer,
-        estimator,
-        compressor,
-        feedback,
-        batch_size,
-        weights,
+        *(optimizer, estimator, compressor, feedback, batch_size, weights),
         seed=seed,
         measure_bias=measure_bias,
     )
