@@ -13,7 +13,7 @@ from torch.func import functional_call, grad_and_value, vmap
 
 from fedbias.vectors import Layout, Vector, unflatten
 
-_CHUNK = 2**26  # gradient entries computed at once: 256 MB of float32
+_CHUNK = 2**23  # gradient entries computed at once: larger pieces leave the caches
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,16 @@ class TorchCohort:
             outputs = functional_call(self.module, weights, (inputs,))
             return self.loss(cast(Tensor, outputs), targets)
 
-        chunk = max(1, _CHUNK // self.layout.dim)
-        each = vmap(grad_and_value(one), in_dims=(None, 0, 0), chunk_size=chunk)
-        gradients, losses = each(weights, self.inputs, self.targets)
-        count = len(self.inputs)
-        flat = torch.cat([gradients[name].reshape(count, -1) for name, _ in self.layout.shapes], 1)
-        return losses.detach().cpu().numpy().astype(np.float64), flat.detach().cpu().numpy()
+        each = vmap(grad_and_value(one), in_dims=(None, 0, 0))
+        count, step = len(self.inputs), max(1, _CHUNK // self.layout.dim)
+        losses, flat = np.empty(count), np.empty((count, self.layout.dim), point.dtype)
+        for start in range(0, count, step):
+            piece = slice(start, start + step)
+            gradients, values = each(weights, self.inputs[piece], self.targets[piece])
+            losses[piece] = values.detach().cpu().numpy()
+            column = 0
+            for name, _ in self.layout.shapes:
+                part = gradients[name].detach().reshape(len(values), -1).cpu().numpy()
+                flat[piece, column : column + part.shape[1]] = part
+                column += part.shape[1]
+        return losses, flat
