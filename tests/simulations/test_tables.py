@@ -9,13 +9,13 @@ from typing import Any
 
 import pytest
 
+from simulations.output.printing import print_table
 from simulations.output.runs import Run
 from simulations.output.tables import (
     comparison_table,
     human_bytes,
     human_ratio,
     human_seconds,
-    print_table,
     text_table,
 )
 
