@@ -10,9 +10,12 @@ from fedbias.compressors import (
     Compressor,
     Guarantee,
     dithered,
+    entropy_coded,
     half,
     identity,
+    lattice,
     random_k,
+    rotated,
     sign,
     top_k,
     uniform,
@@ -27,7 +30,7 @@ from fedbias.estimators import (
     minibatch,
     normalised,
 )
-from fedbias.feedback import Feedback, error_feedback, no_feedback
+from fedbias.feedback import Feedback, differential, ef21, error_feedback, no_feedback
 from fedbias.headers import ProtocolError
 from fedbias.loop import History, run
 from fedbias.notation import parse
@@ -43,6 +46,7 @@ from fedbias.optimizers import (
     polyak,
 )
 from fedbias.packets import Packet, PacketError, decode
+from fedbias.preset import preset_radius
 from fedbias.problems import LeastSquares, Logistic
 from fedbias.randomness import direction, lost, sample_clients
 from fedbias.rounds import Plan, Report
@@ -71,14 +75,18 @@ __all__ = [
     "adam",
     "clipped",
     "decode",
+    "differential",
     "direction",
     "dithered",
+    "ef21",
+    "entropy_coded",
     "error_feedback",
     "exact",
     "gradient_descent",
     "half",
     "heavy_ball",
     "identity",
+    "lattice",
     "local_steps",
     "lost",
     "meta",
@@ -88,7 +96,9 @@ __all__ = [
     "normalised",
     "parse",
     "polyak",
+    "preset_radius",
     "random_k",
+    "rotated",
     "run",
     "sample_clients",
     "sign",

@@ -67,6 +67,12 @@ def whole(owner: str, field: str, value: object, *, least: int, most: int | None
         raise ValueError(f"{owner}: {field} must be {span}, not {value!r}")
 
 
+def flag(owner: str, field: str, value: object) -> None:
+    """Refuse a value that is neither True nor False (ValueError)."""
+    if not isinstance(value, bool):
+        raise ValueError(f"{owner}: {field} must be True or False, not {value!r}")
+
+
 def choice(owner: str, field: str, value: object, allowed: tuple[str, ...]) -> None:
     """Refuse a value that is not one of the allowed words (ValueError)."""
     if value not in allowed:

@@ -10,7 +10,6 @@ import numpy as np
 from fedbias.compressors import identity
 from fedbias.ledger import Ledger, pend, settle
 from fedbias.objectives import Batch, Objective, capabilities, loss_and_gradient, require
-from fedbias.packets import Packet, decode
 from fedbias.rounds import Measured, Plan, Report
 from fedbias.turn import Turn
 from fedbias.vectors import Vector, norm
@@ -46,17 +45,23 @@ def respond(objective: Objective, plan: Plan, ledger: Ledger) -> tuple[Report, L
     if plan.point.size != objective.dim:
         raise ValueError(f"the plan's point has dim {plan.point.size}, not {objective.dim}")
     ledger = settle(ledger, plan.acknowledged)
-    turn = Turn(plan.seed, plan.round, plan.client, plan.batch_size, dict(ledger.memory))
+    turn = Turn(
+        *(plan.seed, plan.round, plan.client, plan.batch_size, dict(ledger.memory)),
+        shift=plan.shift,
+        radius=plan.radius,
+    )
     holder = cast(Any, objective)
     if plan.buffers is not None:
         holder.buffers = plan.buffers.copy()  # the objective may change them in place
     if hasattr(objective, "draw_key"):
         holder.draw_key = (plan.seed, plan.round, plan.client)
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
-        estimate = plan.estimator.estimate(objective, plan.point, turn)
+        point = plan.feedback.query(plan.point, turn)
+        estimate = plan.estimator.estimate(objective, point, turn)
     packet = plan.feedback.encode(estimate.vector, plan.compressor, turn)
     buffers = None if plan.buffers is None else identity().encode(holder.buffers)
-    measured = _measured(objective, plan, packet, turn) if plan.measure_bias else None
+    sent = plan.feedback.sent(packet, turn) if plan.measure_bias else None
+    measured = None if sent is None else _measured(objective, plan, sent, turn)
     report = Report(
         round=plan.round,
         client=plan.client,
@@ -65,14 +70,15 @@ def respond(objective: Objective, plan: Plan, ledger: Ledger) -> tuple[Report, L
         loss=float(estimate.loss),
         computed=int(turn.examples),
         lost_memory=ledger.lost,
+        saturated=turn.saturated,
         buffers=buffers,
         measured=measured,
     )
     return report, pend(ledger, plan.round, turn.memory)
 
 
-def _measured(objective: Objective, plan: Plan, packet: Packet, turn: Turn) -> Measured | None:
-    """What the packet says against the exact gradient; None without one that is finite."""
+def _measured(objective: Objective, plan: Plan, sent: Vector, turn: Turn) -> Measured | None:
+    """What the server is told against the exact gradient; None without one that is finite."""
     if "gradient" not in capabilities(objective):
         return None
     if plan.buffers is not None:
@@ -80,7 +86,7 @@ def _measured(objective: Objective, plan: Plan, packet: Packet, turn: Turn) -> M
     with np.errstate(over="ignore", invalid="ignore"):
         offered = getattr(objective, "exact_gradient", None)
         exact = offered(plan.point) if offered else loss_and_gradient(objective, plan.point)[1]
-        squares = norm(decode(packet) - exact) ** 2, norm(exact) ** 2
+        squares = norm(sent - exact) ** 2, norm(exact) ** 2
     turn.examples += objective.size
     return Measured(*squares) if np.isfinite(squares).all() else None
 
@@ -137,6 +143,7 @@ def prefetched(
         unchanged. The answers are the objectives' own up to the cohort's rounding.
     """
     full = plan.batch_size is None and "gradient" in plan.estimator.needs and plan.buffers is None
+    full = full and not plan.feedback.shifts  # which moves the point, for each client elsewhere
     cohort = together(objectives) if full else None
     if cohort is None:
         return list(objectives)

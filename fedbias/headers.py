@@ -27,6 +27,11 @@ def real(value: Any) -> bool:
     return type(value) is float or (type(value) is int and abs(value) <= LARGEST)
 
 
+def positive(value: Any) -> bool:
+    """Accept None, or a finite number > 0."""
+    return value is None or (real(value) and 0 < value < math.inf)
+
+
 def squares(value: Any) -> bool:
     """Accept None, or two finite numbers ≥ 0."""
     return value is None or (
@@ -44,6 +49,11 @@ def flag(value: Any) -> bool:
 def text(value: Any) -> bool:
     """Accept text."""
     return type(value) is str
+
+
+def text_or_none(value: Any) -> bool:
+    """Accept text, or None."""
+    return value is None or text(value)
 
 
 def texts(value: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from fedbias import checks
+from fedbias.algorithm import Algorithm
 from fedbias.client import respond
 from fedbias.compressors import Compressor, identity
 from fedbias.compressors.base import check_vector
@@ -18,7 +19,7 @@ from fedbias.feedback import Feedback, no_feedback
 from fedbias.ledger import NEVER, Ledger, settle
 from fedbias.objectives import Objective
 from fedbias.optimizers import Optimizer, State
-from fedbias.server import Algorithm, Outcome, ServerState, apply, plan_for
+from fedbias.server import Outcome, ServerState, apply, plan_for
 from fedbias.stopping import Until
 from fedbias.vectors import Vector
 
@@ -117,10 +118,14 @@ def run(
     """
     algorithm = Algorithm(
         *(optimizer, estimator, compressor, feedback, batch_size, weights),
+        minimum_replies=len(objectives) if feedback.radius else 1,  # all the identical ones
         seed=seed,
         measure_bias=measure_bias,
     )
     _check(objectives, start, rounds, keep, stop)
+    if feedback.radius and participation and len(objectives) > 1:
+        raise ValueError("run: a preset radius asks all the clients in every round: radius=None")
+    enrolled = {client: objective.size for client, objective in enumerate(objectives)}
     began, stopped = time.monotonic(), None
     share = [1.0 if weights == "uniform" else float(objective.size) for objective in objectives]
     state = ServerState(start, buffers=getattr(objectives[0], "buffers", None))
@@ -136,7 +141,7 @@ def run(
             report, ledgers[client] = respond(objectives[client], plan, ledgers[client])
             if client not in missing:
                 reports.append(report)
-        state, outcome = apply(algorithm, state, reports)
+        state, outcome = apply(algorithm, state, reports, enrolled)
         outcomes.append(outcome)
         if keep == "last":
             points.clear()

@@ -2,8 +2,11 @@
 
 ::
 
-    magic "fb" · version · codec · dtype · scaled? · dim | scale? · codec's fields | payload | crc32
-    └────────────────── 10 bytes, little-endian ───────┘   └─ 0/4/8 ─┘                 └ 4 bytes ┘
+    magic "fb" · version · codec · dtype · flags · dim | scale? · seed? · codec's fields | payload
+    └───────────────── 10 bytes, little-endian ──────┘   0/4/8    0/8                     crc32: 4
+
+Flag 1: the packet has a scale. Flag 2: its vector was rotated (:mod:`fedbias.rotation`) by this
+seed before it was coded, whatever the codec; decoding turns it back.
 
 Everything is checked before anything of the vector's size is allocated: the header, the length
 that header implies, the checksum, and the dimension that the receiver expects. The checksum finds
@@ -22,11 +25,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fedbias.rotation import unrotate
+
 Vector = NDArray[Any]
 Fields = tuple[int, ...]
 
 _HEAD = struct.Struct("<2sBBBBI")
 _CRC = struct.Struct("<I")
+_SEED = struct.Struct("<Q")
+_SCALED, _ROTATED = 1, 2  # the flags
 _MAGIC, _VERSION = b"fb", 1
 _DTYPES: dict[int, np.dtype[Any]] = {1: np.dtype("<f4"), 2: np.dtype("<f8")}
 MAX_DIM = 2**32 - 1
@@ -92,6 +99,8 @@ class Packet:
         The codec's own header fields.
     payload : bytes
         The codes.
+    rotation : int or None
+        The seed of the rotation that :func:`decode` undoes; None where there was none.
     """
 
     codec: str
@@ -100,11 +109,12 @@ class Packet:
     scale: float | None
     fields: Fields
     payload: bytes
+    rotation: int | None = None
 
     @property
     def payload_bits(self) -> int:
         """Code bits, before padding to bytes and without any header."""
-        return _sizes(_BY_NAME[self.codec], self.dim, self.dtype, self.fields)[0]
+        return payload_bits(self.codec, self.dim, self.dtype, self.fields)
 
     @property
     def wire_bits(self) -> int:
@@ -114,12 +124,12 @@ class Packet:
     def __bytes__(self) -> bytes:
         codec, dtype = _BY_NAME[self.codec], np.dtype(self.dtype).newbyteorder("<")
         kind = next(number for number, known in _DTYPES.items() if known == dtype)
-        head = _HEAD.pack(
-            _MAGIC, _VERSION, codec.number, kind, int(self.scale is not None), self.dim
-        )
+        flags = _SCALED * (self.scale is not None) + _ROTATED * (self.rotation is not None)
+        head = _HEAD.pack(_MAGIC, _VERSION, codec.number, kind, flags, self.dim)
         scale = b"" if self.scale is None else np.array(self.scale, dtype).tobytes()
+        seed = b"" if self.rotation is None else _SEED.pack(self.rotation)
         fields = struct.pack("<" + codec.fields, *self.fields)
-        body = b"".join((head, scale, fields, self.payload))
+        body = b"".join((head, scale, seed, fields, self.payload))
         return body + _CRC.pack(zlib.crc32(body))
 
     @classmethod
@@ -127,20 +137,22 @@ class Packet:
         """Read a packet; PacketError for a truncated, altered, oversized or foreign one."""
         if len(data) < _HEAD.size + _CRC.size:
             raise PacketError(f"a packet has at least {_HEAD.size + _CRC.size} bytes: {len(data)}")
-        magic, version, number, kind, scaled, dim = _HEAD.unpack_from(data)
+        magic, version, number, kind, flags, dim = _HEAD.unpack_from(data)
         if magic != _MAGIC or version != _VERSION:
             raise PacketError(f"not a packet of version {_VERSION}: it starts with {data[:3]!r}")
-        if number not in _BY_NUMBER or kind not in _DTYPES or scaled > 1 or dim == 0:
+        if number not in _BY_NUMBER or kind not in _DTYPES or flags > 3 or dim == 0:
             raise PacketError(
-                f"impossible header: codec {number}, dtype {kind}, scaled {scaled}, dim {dim}"
+                f"impossible header: codec {number}, dtype {kind}, flags {flags}, dim {dim}"
             )
         codec, dtype = _BY_NUMBER[number], _DTYPES[kind]
-        expected, start = _HEAD.size + scaled * dtype.itemsize, _HEAD.size
-        expected += struct.calcsize("<" + codec.fields)
+        scaled, rotated = bool(flags & _SCALED), bool(flags & _ROTATED)
+        expected = _start(codec, dtype, scaled, rotated)
         if len(data) < expected + _CRC.size:
             raise PacketError(f"truncated in its header: {len(data)} bytes")
-        scale = float(np.frombuffer(data, dtype, 1, start)[0]) if scaled else None
-        fields = struct.unpack_from("<" + codec.fields, data, start + scaled * dtype.itemsize)
+        scale = float(np.frombuffer(data, dtype, 1, _HEAD.size)[0]) if scaled else None
+        at = _HEAD.size + scaled * dtype.itemsize
+        seed = int(_SEED.unpack_from(data, at)[0]) if rotated else None
+        fields = struct.unpack_from("<" + codec.fields, data, at + rotated * _SEED.size)
         length = _sizes(codec, dim, dtype, fields)[1]
         if len(data) != expected + length + _CRC.size:
             raise PacketError(
@@ -151,7 +163,8 @@ class Packet:
             raise PacketError("the checksum does not match: the packet was altered on its way")
         if scaled and (not codec.scaled or not math.isfinite(scale or 0) or (scale or 0) < 0):
             raise PacketError(f"{codec.name} cannot have the scale {scale}")
-        return cls(codec.name, dtype.newbyteorder("="), dim, scale, fields, data[expected:-4])
+        payload = data[expected : -_CRC.size]
+        return cls(codec.name, dtype.newbyteorder("="), dim, scale, fields, payload, seed)
 
 
 def decode(packet: Packet, radius: float | None = None, *, dim: int | None = None) -> Vector:
@@ -188,16 +201,34 @@ def decode(packet: Packet, radius: float | None = None, *, dim: int | None = Non
     if radius is not None and not 0 < radius < math.inf:
         raise PacketError(f"a radius is a positive number, not {radius}")
     scale = packet.scale if packet.scale is not None else radius
-    return codec.decode(packet, 1.0 if scale is None else scale)
+    vector = codec.decode(packet, 1.0 if scale is None else scale)
+    return vector if packet.rotation is None else unrotate(vector, packet.rotation)
 
 
 def packet_bytes(
-    codec: str, dim: int, dtype: np.dtype[Any], fields: Fields, *, scaled: bool
+    codec: str,
+    dim: int,
+    dtype: np.dtype[Any],
+    fields: Fields,
+    *,
+    scaled: bool,
+    rotated: bool = False,
 ) -> int:
     """The length that such a packet will have, known before it is made."""
     known = _BY_NAME[codec]
-    head = _HEAD.size + struct.calcsize("<" + known.fields) + _CRC.size
-    return head + scaled * dtype.itemsize + _sizes(known, dim, dtype, fields)[1]
+    head = _start(known, dtype, scaled, rotated) + _CRC.size
+    return head + _sizes(known, dim, dtype, fields)[1]
+
+
+def payload_bits(codec: str, dim: int, dtype: np.dtype[Any], fields: Fields) -> int:
+    """The code bits that such a packet will have, known before it is made."""
+    return _sizes(_BY_NAME[codec], dim, dtype, fields)[0]
+
+
+def _start(codec: Codec, dtype: np.dtype[Any], scaled: bool, rotated: bool) -> int:
+    """Where the payload starts."""
+    optional = scaled * dtype.itemsize + rotated * _SEED.size
+    return _HEAD.size + optional + struct.calcsize("<" + codec.fields)
 
 
 def _sizes(codec: Codec, dim: int, dtype: np.dtype[Any], fields: Fields) -> tuple[int, int]:

@@ -16,9 +16,21 @@ from typing import Any
 from fedbias.compressors import Compressor, identity
 from fedbias.estimators import Estimator
 from fedbias.feedback import Feedback
-from fedbias.headers import Check, ProtocolError, flag, read_header, real, squares, text, whole
+from fedbias.headers import (
+    Check,
+    ProtocolError,
+    flag,
+    positive,
+    read_header,
+    real,
+    squares,
+    text,
+    text_or_none,
+    whole,
+)
 from fedbias.ledger import NEVER
 from fedbias.notation import parse
+from fedbias.optimizers import Optimizer
 from fedbias.packets import Packet, PacketError, decode
 from fedbias.vectors import Vector
 
@@ -34,6 +46,8 @@ _PLAN: dict[str, Check] = {
     "batch_size": whole(1, optional=True),
     "compressor": text,
     "feedback": text,
+    "shift": text_or_none,
+    "radius": positive,
     "measure_bias": flag,
 }
 _REPORT: dict[str, Check] = {
@@ -43,6 +57,7 @@ _REPORT: dict[str, Check] = {
     "loss": real,
     "computed": whole(),
     "lost_memory": flag,
+    "saturated": flag,
     "measured": squares,
 }
 
@@ -79,6 +94,10 @@ class Plan:
         x_k.
     buffers : ndarray or None
         The mean of what training changes besides the point.
+    shift : Optimizer or None
+        The server's step (kind, η, γ), for a feedback that compensates errors.
+    radius : float or None
+        r_i of a preset schedule: bounds what is compressed, and replaces the packet's scale.
     measure_bias : bool
         Whether the report shall say how far it is from the exact gradient.
     """
@@ -93,6 +112,8 @@ class Plan:
     feedback: Feedback
     point: Vector
     buffers: Vector | None = None
+    shift: Optimizer | None = None
+    radius: float | None = None
     measure_bias: bool = False
 
     def header(self) -> str:
@@ -106,6 +127,8 @@ class Plan:
             "batch_size": self.batch_size,
             "compressor": repr(self.compressor),
             "feedback": repr(self.feedback),
+            "shift": None if self.shift is None else repr(self.shift),
+            "radius": self.radius,
             "measure_bias": self.measure_bias,
         }
         return json.dumps(header)
@@ -119,11 +142,17 @@ class Plan:
     def from_record(cls, record: Mapping[str, Any]) -> Plan:
         """Read a plan (ProtocolError or PacketError if it is not one)."""
         header = read_header(record, _PLAN)
+        kinds: dict[str, type[Any]] = {
+            "estimator": Estimator,
+            "compressor": Compressor,
+            "feedback": Feedback,
+            "shift": Optimizer,
+        }
         try:
             spelled = {
-                "estimator": parse(header["estimator"], Estimator),  # type: ignore[type-abstract]
-                "compressor": parse(header["compressor"], Compressor),  # type: ignore[type-abstract]
-                "feedback": parse(header["feedback"], Feedback),  # type: ignore[type-abstract]
+                name: parse(header[name], kind)
+                for name, kind in kinds.items()
+                if header[name] is not None
             }
         except ValueError as reason:
             raise ProtocolError(str(reason)) from None
@@ -145,11 +174,14 @@ class Report:
     examples : int
         n_m, the size of the client's data: its weight where weights go by examples.
     loss : float
-        At the plan's point, on the examples that were looked at there.
+        Where the estimate was taken (the plan's point, but for differential feedback), on the
+        examples that were looked at there.
     computed : int
         Example gradients computed in this turn.
     lost_memory : bool
         Whether the client lost what it remembered since its last applied report.
+    saturated : bool
+        Whether what was compressed was longer than the plan's radius.
     buffers : Packet or None
         What training changed besides the point, uncompressed.
     measured : Measured or None
@@ -163,6 +195,7 @@ class Report:
     loss: float
     computed: int
     lost_memory: bool = False
+    saturated: bool = False
     buffers: Packet | None = None
     measured: Measured | None = None
 
@@ -180,6 +213,7 @@ class Report:
             "loss": self.loss,
             "computed": self.computed,
             "lost_memory": self.lost_memory,
+            "saturated": self.saturated,
             "measured": None if self.measured is None else list(astuple(self.measured)),
         }
         record = {"header": json.dumps(header), "packet": bytes(self.packet)}

@@ -7,64 +7,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from fedbias import checks
-from fedbias.compressors import Compressor, identity
-from fedbias.estimators import Estimator, exact
-from fedbias.feedback import Feedback, no_feedback
+from fedbias.algorithm import Algorithm
+from fedbias.feedback import moved
 from fedbias.ledger import NEVER
-from fedbias.optimizers import Optimizer, State
+from fedbias.memories import pooled, room
+from fedbias.optimizers import State
 from fedbias.rounds import Measured, Plan, Report
-from fedbias.sums import Sums, opened
+from fedbias.sums import Sums, finite, opened
 from fedbias.vectors import Vector, norm
-
-
-@dataclass(frozen=True)
-class Algorithm:
-    """All the settings that decide a trajectory, beside the objectives and the start.
-
-    Attributes
-    ----------
-    batch_size : int or None
-        b for estimators that draw batches; None means all the data.
-    weights : {"uniform", "examples"}
-        How the mean over clients is weighted.
-    minimum_replies : int
-        Fewer valid reports than this leave the model untouched.
-    measure_bias : int
-        In every so many rounds the clients report how far their packets are from their exact
-        gradients, which costs them one more full gradient; 0 for never.
-    """
-
-    optimizer: Optimizer
-    estimator: Estimator = exact()
-    compressor: Compressor = identity()
-    feedback: Feedback = no_feedback()
-    batch_size: int | None = None
-    weights: str = "uniform"
-    minimum_replies: int = 1
-    seed: int = 0
-    measure_bias: int = 0
-
-    def __post_init__(self) -> None:
-        kinds: dict[str, tuple[type, str]] = {
-            "optimizer": (Optimizer, "gradient_descent(step_size=0.1)"),
-            "estimator": (Estimator, "exact()"),
-            "compressor": (Compressor, "identity()"),
-            "feedback": (Feedback, "no_feedback()"),
-        }
-        for name, (kind, example) in kinds.items():
-            checks.instance("algorithm", name, getattr(self, name), kind, example)
-        if self.batch_size is not None:
-            checks.whole("algorithm", "batch_size", self.batch_size, least=1)
-            if not self.estimator.draws_batches:
-                raise ValueError(
-                    f"algorithm: batch_size={self.batch_size} has no meaning for {self.estimator}, "
-                    "which uses all the data; use minibatch()"
-                )
-        checks.choice("algorithm", "weights", self.weights, ("uniform", "examples"))
-        checks.whole("algorithm", "minimum_replies", self.minimum_replies, least=1)
-        checks.whole("algorithm", "measure_bias", self.measure_bias, least=0)
-        checks.whole("algorithm", "seed", self.seed, least=0, most=2**63 - 1)
 
 
 @dataclass(frozen=True)
@@ -80,6 +30,11 @@ class ServerState:
     optimizer : mapping of str to ndarray
     acknowledged : mapping of int to int
         For each client the round of its last applied report.
+    counts : mapping of int to int
+        For each client its applied reports, since it last lost its memory: the place in a preset
+        schedule.
+    memories : mapping of int to ndarray
+        h_m of each client that was applied, where the feedback keeps it.
     buffers : ndarray or None
         The clients' mean of what training changes besides the point.
     """
@@ -88,6 +43,8 @@ class ServerState:
     round: int = 0
     optimizer: State = field(default_factory=dict)
     acknowledged: Mapping[int, int] = field(default_factory=dict)
+    counts: Mapping[int, int] = field(default_factory=dict)
+    memories: Mapping[int, Vector] = field(default_factory=dict)
     buffers: Vector | None = None
 
 
@@ -105,8 +62,10 @@ class Outcome:
         Client → why its report was refused.
     forgotten : tuple of int
         The applied clients that had lost their memory.
+    saturated : tuple of int
+        The applied clients whose vector was longer than its preset radius.
     loss : float
-        The weighted mean of the clients' losses at x_k; NaN without any.
+        The weighted mean of the clients' losses where they took their estimates; NaN without any.
     gradient_norm : float
         ‖ĝ‖ of the decoded mean; NaN without any.
     payload_bits, wire_bits : int
@@ -124,6 +83,7 @@ class Outcome:
     received: int = 0
     refused: Mapping[int, str] = field(default_factory=dict)
     forgotten: tuple[int, ...] = ()
+    saturated: tuple[int, ...] = ()
     loss: float = float("nan")
     gradient_norm: float = float("nan")
     payload_bits: int = 0
@@ -145,36 +105,57 @@ def plan_for(algorithm: Algorithm, state: ServerState, client: int) -> Plan:
         feedback=algorithm.feedback,
         point=state.point,
         buffers=state.buffers,
+        shift=algorithm.optimizer if algorithm.feedback.shifts else None,
+        radius=radius_for(algorithm, state, client),
         measure_bias=algorithm.measure_bias > 0 and state.round % algorithm.measure_bias == 0,
     )
 
 
+def radius_for(algorithm: Algorithm, state: ServerState, client: int) -> float | None:
+    """r_i of a preset schedule, i being the number of this client's applied reports."""
+    preset, dim = algorithm.feedback.radius, state.point.size
+    if preset is None:
+        return None
+    covering = preset.covering
+    if covering is None:
+        covering = algorithm.compressor.guarantee(dim).covering or 0.0  # 0: nothing is lost
+    a = covering * 2.0 ** -algorithm.compressor.rate(dim, state.point.dtype)
+    applied = state.counts.get(client, 0)
+    schedule = algorithm.feedback.schedule
+    return preset.radius(schedule, algorithm.optimizer, a, applied, state.point)
+
+
 def apply(
-    algorithm: Algorithm, state: ServerState, reports: Iterable[Report]
+    algorithm: Algorithm,
+    state: ServerState,
+    reports: Iterable[Report],
+    enrolled: Mapping[int, int] | None = None,
 ) -> tuple[ServerState, Outcome]:
     """Turn the reports of a round into the next state.
 
     Reports are decoded one at a time in ascending client order into one accumulator, so the result
-    does not depend on the order of arrival and O(dim) memory is enough. A report with the wrong
-    round, length, a number that is not finite, or a client's second one is refused; the round goes
-    on without it. If fewer than ``minimum_replies`` remain, only the round counter moves.
+    does not depend on the order of arrival and O(dim) memory is enough, but for feedback that
+    remembers h_m. A report with the wrong round, length, a number that is not finite, or a client's
+    second one is refused; the round goes on without it. If fewer than ``minimum_replies`` remain,
+    only the round counter moves.
+
+    Parameters
+    ----------
+    enrolled : mapping of int to int, optional
+        Client → examples, of all that could have been asked: ef21 steps along their mean h_m. By
+        default those that reported.
 
     Returns
     -------
     state : ServerState
     outcome : Outcome
+
+    Raises
+    ------
+    ValueError
+        If the radius is preset and the clients' packets differ.
     """
-    sums = Sums.zero(state.point, state.buffers)
-    for report in sorted(reports, key=lambda report: report.client):
-        try:
-            if report.client in sums.applied:
-                raise ValueError(f"client {report.client} reported twice in round {state.round}")
-            vector, buffers = opened(report, state.round, state.point, state.buffers)
-        except ValueError as reason:
-            sums.refused[report.client] = str(reason)
-            continue
-        weight = 1.0 if algorithm.weights == "uniform" else float(report.examples)
-        sums.add(report, vector, buffers, weight)
+    sums, changed = _gathered(algorithm, state, reports)
     applied, refused = sums.applied, sums.refused
     received = Outcome(
         received=len(applied),
@@ -185,27 +166,78 @@ def apply(
     untouched = replace(state, round=state.round + 1)
     if len(applied) < algorithm.minimum_replies:
         return untouched, received
+    memories = {**state.memories, **changed}
     with np.errstate(over="ignore", invalid="ignore"):  # looked at below
         mean = sums.vector / sums.mass
+        if algorithm.feedback.pooled:
+            sizes = {**(enrolled or {}), **{c: report.examples for c, report in applied.items()}}
+            weights = {client: _weight(algorithm, size) for client, size in sizes.items()}
+            mean = pooled(memories, weights, state.point)
         buffers = None if sums.buffers is None else sums.buffers / sums.mass
         point, optimizer = algorithm.optimizer.update(state.point, mean, state.optimizer)
-    moved = replace(
-        untouched,
-        point=point,
-        optimizer=optimizer,
-        acknowledged={**state.acknowledged, **dict.fromkeys(applied, state.round)},
-        buffers=buffers,
-    )
     parts = [mean, point, *optimizer.values(), *([] if buffers is None else [buffers])]
     if not all(np.isfinite(part).all() for part in parts):
         why = f"the round's step leaves the range of {point.dtype}: the run diverges"
         return untouched, replace(received, refused=refused | dict.fromkeys(applied, why))
-    return moved, replace(
+    moved_on = replace(
+        untouched,
+        point=point,
+        optimizer=optimizer,
+        acknowledged={**state.acknowledged, **dict.fromkeys(applied, state.round)},
+        counts={**state.counts, **_counts(state, applied)},
+        memories=memories,
+        buffers=buffers,
+    )
+    return moved_on, replace(
         received,
         applied=tuple(applied),
         forgotten=tuple(client for client, report in applied.items() if report.lost_memory),
+        saturated=tuple(client for client, report in applied.items() if report.saturated),
         loss=sums.loss / sums.mass,
         gradient_norm=norm(mean),
         computed=sum(report.computed for report in applied.values()),
         measured=sums.measured(),
     )
+
+
+def _gathered(
+    algorithm: Algorithm, state: ServerState, reports: Iterable[Report]
+) -> tuple[Sums, dict[int, Vector]]:
+    """The sums over the valid reports, and the h_m that they change."""
+    sums, changed = Sums.zero(state.point, state.buffers), dict[int, Vector]()
+    arrived = sorted(reports, key=lambda report: report.client)
+    remembers = algorithm.feedback.remembers
+    rows = room(len(arrived), state.point, len(state.memories)) if remembers else None
+    for place, report in enumerate(arrived):
+        client = report.client
+        try:
+            if client in sums.applied:
+                raise ValueError(f"client {client} reported twice in round {state.round}")
+            radius = radius_for(algorithm, state, client)
+            vector, buffers = opened(report, state.round, state.point, state.buffers, radius)
+            if rows is not None:
+                known = None if report.lost_memory else state.memories.get(client)
+                rows[place] = vector = finite(moved(known, vector))
+                changed[client] = rows[place]
+        except ValueError as reason:
+            sums.refused[client] = str(reason)
+            continue
+        sums.add(report, vector, buffers, _weight(algorithm, report.examples))
+    if algorithm.feedback.radius and len({bytes(r.packet) for r in sums.applied.values()}) > 1:
+        raise ValueError(
+            f"the packets of round {state.round} differ: a preset radius is for one client, "
+            "or identical ones of which all take part; use radius=None"
+        )
+    return sums, changed
+
+
+def _counts(state: ServerState, applied: Mapping[int, Report]) -> dict[int, int]:
+    """Applied reports; a client that lost its memory starts its schedule again."""
+    return {
+        client: 0 if report.lost_memory else state.counts.get(client, 0) + 1
+        for client, report in applied.items()
+    }
+
+
+def _weight(algorithm: Algorithm, examples: int) -> float:
+    return 1.0 if algorithm.weights == "uniform" else float(examples)

@@ -65,7 +65,7 @@ class Sums:
 
 
 def opened(
-    report: Report, round: int, point: Vector, buffers: Vector | None
+    report: Report, round: int, point: Vector, buffers: Vector | None, radius: float | None
 ) -> tuple[Vector, Vector | None]:
     """The report's vectors, once everything that can be wrong with it was checked (ValueError).
 
@@ -75,12 +75,14 @@ def opened(
         The round that was asked for.
     point, buffers : ndarray
         What the plan carried: its vectors have these lengths and dtypes.
+    radius : float or None
+        That of the plan.
     """
     if report.round != round:
         raise ValueError(f"the report is of round {report.round}, not {round}")
     if not 1 <= report.examples <= LARGEST or not np.isfinite(report.loss):
         raise ValueError(f"{report.examples} examples with a loss of {report.loss}")
-    vector = _like(point, report.packet)
+    vector = _like(point, report.packet, radius)
     if buffers is None:
         return vector, None
     if report.buffers is None:
@@ -88,11 +90,16 @@ def opened(
     return vector, _like(buffers, report.buffers)
 
 
-def _like(known: Vector, packet: Packet) -> Vector:
-    vector = decode(packet, dim=known.size)
+def _like(known: Vector, packet: Packet, radius: float | None = None) -> Vector:
+    vector = decode(packet, radius, dim=known.size)
     if vector.dtype != known.dtype:
         raise PacketError(f"the packet has dtype {vector.dtype}, not {known.dtype}")
-    finite = np.isfinite(vector)
-    if not finite.all():
-        raise PacketError(f"{int((~finite).sum())} entries are NaN or infinite")
+    return finite(vector)
+
+
+def finite(vector: Vector) -> Vector:
+    """The vector, if all its entries are finite (PacketError)."""
+    known = np.isfinite(vector)
+    if not known.all():
+        raise PacketError(f"{int((~known).sum())} entries are NaN or infinite")
     return vector

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from fedbias.optimizers import Optimizer
 from fedbias.randomness import Purpose, generator
 from fedbias.vectors import Vector
 
@@ -25,8 +26,14 @@ class Turn:
         b, as the server asked; None means all the data.
     memory : dict
         A working copy of the client's memory. Arrays in it are replaced, never written into.
+    shift : Optimizer or None
+        The server's step, for a feedback that compensates what its errors did there.
+    radius : float or None
+        r_i, the bound that both sides know on what is compressed; None: packets carry a scale.
     examples : int
         Example gradients computed so far in this turn, for the report.
+    saturated : bool
+        Whether what was compressed was longer than the radius.
     """
 
     seed: int
@@ -34,7 +41,10 @@ class Turn:
     client: int
     batch_size: int | None
     memory: Memory = field(default_factory=dict)
+    shift: Optimizer | None = None
+    radius: float | None = None
     examples: int = 0
+    saturated: bool = False
     _batches: Generator | None = None
 
     def rng(self, purpose: Purpose) -> Generator:

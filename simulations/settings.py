@@ -25,7 +25,7 @@ from pydantic import (
 
 import fedbias as fb
 from fedbias.notation import parse
-from fedbias.server import Algorithm
+from fedbias.algorithm import Algorithm
 from fedbias.stopping import Until
 
 from .data import Partition

@@ -1,6 +1,7 @@
 """The server edge: Flower strategies that turn biased estimates into training."""
 
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from .differential_quantization import differential_quantization
 from .fedbias import FedBias
 from .introductions import meet
 from .parallel_momentum import parallel_momentum
@@ -10,6 +11,7 @@ __all__ = [
     "Checkpoint",
     "FedBias",
     "RoundRecord",
+    "differential_quantization",
     "load_checkpoint",
     "meet",
     "parallel_momentum",

@@ -47,12 +47,14 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     state = checkpoint.state
     arrays = {"point": state.point}
     arrays |= {f"optimizer/{name}": array for name, array in state.optimizer.items()}
+    arrays |= {f"memories/{client}": array for client, array in state.memories.items()}
     arrays |= {f"clients/{name}": array for name, array in checkpoint.clients.items()}
     if state.buffers is not None:
         arrays["buffers"] = state.buffers
     header = {
         "round": state.round,
         "acknowledged": sorted(state.acknowledged.items()),
+        "counts": sorted(state.counts.items()),
         "total_uplink_bytes": checkpoint.total_uplink_bytes,
         "seconds": checkpoint.seconds,
         "stopped": checkpoint.stopped,
@@ -80,7 +82,9 @@ def load_checkpoint(path: Path) -> Checkpoint:
             point=arrays["point"],
             round=header["round"],
             optimizer=_under("optimizer/", arrays),
-            acknowledged={client: round for client, round in header["acknowledged"]},
+            acknowledged=dict(header["acknowledged"]),
+            counts=dict(header.get("counts", ())),  # files from before there were any
+            memories={int(client): h for client, h in _under("memories/", arrays).items()},
             buffers=arrays.get("buffers"),
         )
         return Checkpoint(

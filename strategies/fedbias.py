@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +14,9 @@ from flwr.serverapp.strategy import Result, Strategy
 
 import fedbias as fb
 from fedbias import checks
+from fedbias.algorithm import Algorithm
 from fedbias.randomness import sample_clients
-from fedbias.server import Algorithm, ServerState, apply, plan_for
+from fedbias.server import ServerState, apply, plan_for
 from fedbias.stopping import Until
 
 from .arrays import Names
@@ -73,8 +74,9 @@ class FedBias(Strategy):
     Notes
     -----
     A client's compression error, local momentum and shuffling advance only when its report was
-    applied. Without ``partition-id`` or ``client-id`` in the node configuration a client is keyed
-    by its node id, and the run cannot be reproduced.
+    applied. With a preset radius a round counts only if all ``minimum_clients`` replied. Without
+    ``partition-id`` or ``client-id`` in the node configuration a client is keyed by its node id,
+    and the run cannot be reproduced.
     """
 
     def __init__(
@@ -110,11 +112,15 @@ class FedBias(Strategy):
             seed=seed,
             measure_bias=measure_bias,
         )
+        if feedback.radius is not None:
+            if fraction < 1:
+                raise ValueError("FedBias: a preset radius asks for fraction=1, or radius=None")
+            everyone = max(minimum_replies, minimum_clients)
+            self.algorithm = replace(self.algorithm, minimum_replies=everyone)
         self.fraction, self.minimum_clients, self.patience = fraction, minimum_clients, patience
         self.partitions = partitions
         self.stop, self.evaluate_every = stop, evaluate_every
         self.stopped: str | None = None  # why the last run ended early
-        self.refused: dict[int, str] = {}  # client → why, in the last round
         self.state: ServerState | None = None
         self._tally = Tally()
 
@@ -122,6 +128,11 @@ class FedBias(Strategy):
         """Log the settings."""
         a = self.algorithm
         _LOG.info("\t%s, %s, %s, %s", a.optimizer, a.estimator, a.compressor, a.feedback)
+
+    @property
+    def refused(self) -> Mapping[int, str]:
+        """Client → why its reply was refused, in the last round."""
+        return self._tally.outcome.refused
 
     # One run ------------------------------------------------------------------------------------
 
@@ -220,15 +231,8 @@ class FedBias(Strategy):
         """Apply the valid reports; what is refused is logged with the client and the reason."""
         state = self._running()
         came = collect(replies, self._roster)
-        self.state, outcome = apply(self.algorithm, state, came.reports)
-        refused = self.refused = came.refused | dict(outcome.refused)
-        for client, why in sorted(refused.items()):
-            _LOG.warning("round %s: refused the reply of client %s: %s", server_round, client, why)
-        for client in outcome.forgotten:
-            _LOG.warning("round %s: client %s had lost its memory", server_round, client)
-        self._tally.header_bytes = came.header_bytes
-        self._tally.heard = len(came.heard)
-        self._tally.outcome = replace(outcome, refused=refused)
+        self.state, outcome = apply(self.algorithm, state, came.reports, self._roster.sizes)
+        self._tally.close(came, outcome, server_round)
         if not outcome.applied:
             return None, None
         arrays = self._names.arrays(self.state)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from fedbias.server import Outcome
+
+from .replies import Replies
+
+_LOG = logging.getLogger("flwr")
 
 
 @dataclass
@@ -18,6 +23,18 @@ class Tally:
     header_bytes: int = 0
     heard: int = 0
     outcome: Outcome = field(default_factory=Outcome)
+
+    def close(self, came: Replies, outcome: Outcome, number: int) -> None:
+        """Count what came back, and log what the user should know of single clients."""
+        refused = came.refused | dict(outcome.refused)
+        for client, why in sorted(refused.items()):
+            _LOG.warning("round %s: refused the reply of client %s: %s", number, client, why)
+        for client in outcome.forgotten:
+            _LOG.warning("round %s: client %s had lost its memory", number, client)
+        for client in outcome.saturated:
+            _LOG.warning("round %s: client %s exceeds the preset radius", number, client)
+        self.header_bytes, self.heard = came.header_bytes, len(came.heard)
+        self.outcome = replace(outcome, refused=refused)
 
 
 @dataclass(frozen=True)
@@ -44,6 +61,8 @@ class RoundRecord:
         Reports that moved the model, reports that were refused, replies that never came.
     forgotten : int
         Applied reports of clients that had lost their memory.
+    saturated : int
+        Applied reports whose vector was longer than its preset radius.
     computed : int
         Example gradients that the applied clients computed.
     refusals : dict of str to str
@@ -73,6 +92,7 @@ class RoundRecord:
     refused: int = 0
     lost: int = 0
     forgotten: int = 0
+    saturated: int = 0
     gradient_norm: float | None = None
     bias_square: float | None = None
     gradient_square: float | None = None
@@ -97,6 +117,7 @@ class RoundRecord:
             refused=len(outcome.refused),
             lost=tally.asked - tally.heard,
             forgotten=len(outcome.forgotten),
+            saturated=len(outcome.saturated),
             gradient_norm=_known(outcome.gradient_norm),
             bias_square=measured.bias_square if measured else None,
             gradient_square=measured.gradient_square if measured else None,

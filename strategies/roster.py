@@ -41,6 +41,7 @@ class Roster:
         self._heard = 0.0  # when a node answered last
         self._complete = False  # whether enough clients were there once
         self.nodes: dict[int, int] = {}  # client → node
+        self.sizes: dict[int, int] = {}  # client → examples, also of those that are away now
 
     def wait(self, grid: Grid, count: int, patience: float) -> None:
         """Enrol until ``count`` clients are there (TimeoutError after ``patience`` seconds).
@@ -123,6 +124,7 @@ class Roster:
             holder = self.nodes.setdefault(hello.client, node)
             if holder == node:
                 self._turned_away.pop(node, None)
+                self.sizes[hello.client] = hello.size
             elif node not in self._turned_away:
                 self._turn_away(
                     node,

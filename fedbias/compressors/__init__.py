@@ -2,20 +2,27 @@
 
 from .base import Compressor, Guarantee
 from .dense import Half, Identity
+from .entropy_coded import EntropyCoded
+from .lattice import Lattice
 from .quantizers import Dithered, Sign, Uniform
+from .rotated import Rotated
 from .sparse import RandomK, TopK
 
 identity, half = Identity, Half
 sign, uniform, dithered = Sign, Uniform, Dithered
+lattice, entropy_coded, rotated = Lattice, EntropyCoded, Rotated
 top_k, random_k = TopK, RandomK
 
 __all__ = [
     "Compressor",
     "Guarantee",
     "dithered",
+    "entropy_coded",
     "half",
     "identity",
+    "lattice",
     "random_k",
+    "rotated",
     "sign",
     "top_k",
     "uniform",

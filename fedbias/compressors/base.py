@@ -10,7 +10,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import DTypeLike, NDArray
 
-from fedbias.packets import MAX_DIM, Fields, Packet, packet_bytes
+from fedbias.packets import MAX_DIM, Fields, Packet, packet_bytes, payload_bits
 
 Vector = NDArray[Any]
 
@@ -89,6 +89,11 @@ class Compressor(ABC):
             For a vector that is not flat, empty, of another dtype or not finite; for a missing
             rng; for a radius that this compressor has no use for.
         """
+        self._check(vector, rng, radius)
+        scale, fields, payload = self._encode(vector, rng or _UNUSED, radius)
+        return Packet(self.codec, vector.dtype, vector.size, scale, fields, payload)
+
+    def _check(self, vector: Vector, rng: Generator | None, radius: float | None) -> None:
         check_vector(vector)
         if self.random and rng is None:
             raise ValueError(f"{self.name} draws random numbers: pass rng")
@@ -99,8 +104,6 @@ class Compressor(ABC):
                 else "None: it adapts by itself"
             )
             raise ValueError(f"{self.name}: radius must be {reason}, not {radius!r}")
-        scale, fields, payload = self._encode(vector, rng or _UNUSED, radius)
-        return Packet(self.codec, vector.dtype, vector.size, scale, fields, payload)
 
     def wire_bytes(
         self, dim: int, dtype: DTypeLike = np.float32, radius: float | None = None
@@ -108,6 +111,10 @@ class Compressor(ABC):
         """``len(bytes(packet))`` for any vector of this dim and dtype, known beforehand."""
         scaled = self.carries_scale and radius is None
         return packet_bytes(self.codec, dim, np.dtype(dtype), self.fields(dim), scaled=scaled)
+
+    def rate(self, dim: int, dtype: DTypeLike = np.float32) -> float:
+        """R: the payload's bits per entry, known beforehand."""
+        return payload_bits(self.codec, dim, np.dtype(dtype), self.fields(dim)) / dim
 
 
 def check_vector(vector: Vector) -> None:

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fedbias as fb
+from fedbias.algorithm import Algorithm
 from fedbias.client import respond
 from fedbias.ledger import NEVER, Ledger, pend, settle
-from fedbias.server import Algorithm, ServerState, apply, plan_for
+from fedbias.server import ServerState, apply, plan_for
 
 OLD, NEW = {"m": np.array([1.0])}, {"m": np.array([2.0])}
 WAITING = Ledger(applied=3, memory=OLD, pending_round=5, pending=NEW)

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 
 import fedbias as fb
+from fedbias.algorithm import Algorithm
 from fedbias.client import prefetched, respond
 from fedbias.ledger import Ledger
 from fedbias.objectives import client_metrics
 from fedbias.problems import LogisticLoss, Squares
 from fedbias.problems.linear import mean_hessian
-from fedbias.server import Algorithm, ServerState, plan_for
+from fedbias.server import ServerState, plan_for
 
 ROWS = np.random.default_rng(0).standard_normal((12, 4))
 VALUES = np.random.default_rng(1).standard_normal(12)

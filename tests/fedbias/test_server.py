@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 import fedbias as fb
+from fedbias.algorithm import Algorithm
 from fedbias.client import respond
 from fedbias.ledger import Ledger
 from fedbias.problems import Squares
-from fedbias.server import Algorithm, ServerState, apply, plan_for
+from fedbias.server import ServerState, apply, plan_for
 
 STEP = Algorithm(fb.gradient_descent(1.0))
 STATE = ServerState(np.zeros(2), round=4, acknowledged={1: 2})

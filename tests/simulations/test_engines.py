@@ -75,6 +75,34 @@ CASES = {
         "feedback": "error_feedback()",
         "lost": 0.2,
     },
+    "least squares, EF21 and heavy ball": {
+        "task": "least-squares",
+        "dim": 13,
+        "optimizer": "heavy_ball(step_size=0.3, beta=0.5)",
+        "compressor": "lattice('E8', bits=2)",
+        "feedback": "ef21()",
+        "weights": "examples",
+        "fraction": 0.6,
+        "lost": 0.2,
+    },
+    "least squares, differential quantization": {
+        "task": "least-squares",
+        "dim": 12,
+        "optimizer": "nesterov(step_size=0.5, momentum=0.4)",
+        "compressor": "uniform(bits=5)",
+        "feedback": "differential()",
+        "lost": 0.2,
+    },
+    "digits, differential with memory": {
+        "task": "digits",
+        "model": "mlp(hidden=16)",
+        "optimizer": "polyak(step_size=0.3, momentum=0.3)",
+        "estimator": "minibatch('reshuffle')",
+        "batch_size": 16,
+        "compressor": "rotated(uniform(bits=4))",
+        "feedback": "differential(memory=True)",
+        "lost": 0.2,
+    },
     "BatchNorm and Dropout": {
         "task": "tests.tools.normed_task:make_task",
         "optimizer": "polyak(step_size=0.3, momentum=0.3)",
@@ -174,12 +202,16 @@ def test_the_loop_and_flower_are_one(case):
     assert state.optimizer.keys() == loop.optimizer_state.keys()
     for name, array in loop.optimizer_state.items():
         assert state.optimizer[name].tobytes() == array.tobytes()
+    remembers = settings.algorithm().feedback.remembers
+    assert state.memories.keys() == (set(range(CLIENTS)) if remembers else set())
     for client in range(CLIENTS):
         ledger = load_ledger(inline.contexts[client + 1])
         memory = settle(ledger, state.acknowledged.get(client, NEVER)).memory
         expected = loop.memories[client]
         assert memory.keys() == expected.keys()
         assert all(memory[name].tobytes() == expected[name].tobytes() for name in memory)
+        if client in state.memories:  # h_m is the same on both sides
+            assert state.memories[client].tobytes() == memory["feedback.gradient"].tobytes()
 
 
 def test_if_every_reply_is_lost_nothing_advances():
@@ -208,11 +240,15 @@ def test_if_every_reply_is_lost_nothing_advances():
 
 
 class LeftOut(InlineGrid):
-    """Nodes are away in the rounds in which the lossy network would lose their replies."""
+    """All are there at first; then nodes are away where the lossy network would lose replies."""
 
     strategy = settings = None
+    began = False
 
     def get_node_ids(self):
+        if not self.began:
+            self.began = True
+            return super().get_node_ids()
         state = self.strategy.state
         away = left(self.settings, state.round if state else 0)
         return [node for node in super().get_node_ids() if node - 1 not in away]
@@ -224,7 +260,6 @@ def test_lost_is_left_out(case):
     settings = settings_of(case).model_copy(update={"fraction": 1.0})
     lossy, inline = over_messages(settings)
     strategy = strategy_for(settings)
-    strategy.minimum_clients = 1
     grid = LeftOut(client_app(lambda context: objective_of(context, settings)), CLIENTS)
     grid.strategy, grid.settings = strategy, settings
     buffers = make_task(settings).initial_buffers()

@@ -21,6 +21,8 @@ FULL = Checkpoint(
         round=7,
         optimizer={"velocity": ODD / 3, "count": np.array([3])},
         acknowledged={0: 6, 12: 2, 3: -1},
+        counts={0: 4, 12: 0},
+        memories={0: ODD * 3, 12: -ODD},
         buffers=np.float32([1, 2]) / 3,
     ),
     total_uplink_bytes=2**40,
@@ -42,6 +44,9 @@ def same(one, other):
     same_vectors({"point": one.state.point}, {"point": other.state.point})
     same_vectors(one.state.optimizer, other.state.optimizer)
     same_vectors(one.clients, other.clients)
+    assert all(type(client) is int for client in (*one.state.memories, *one.state.counts))
+    same_vectors(one.state.memories, other.state.memories)
+    assert one.state.counts == other.state.counts
     assert (one.state.buffers is None) == (other.state.buffers is None)
     if one.state.buffers is not None:
         same_vectors({"b": one.state.buffers}, {"b": other.state.buffers})
@@ -146,10 +151,14 @@ ROUNDS = 9
 SETTINGS = {
     "estimator": fb.local_steps(3, 0.05, momentum=0.6, inner=fb.minibatch("reshuffle")),
     "compressor": fb.top_k(0.25),
-    "feedback": fb.error_feedback(),
     "batch_size": 5,
 }
 OPTIMIZERS = [fb.heavy_ball(0.4, 0.2), fb.adam(0.05), fb.adagrad_norm(0.3), fb.nesterov(0.3, 0.5)]
+CASES = [
+    *((optimizer, fb.error_feedback()) for optimizer in OPTIMIZERS),
+    (fb.heavy_ball(0.4, 0.2), fb.ef21()),
+    (fb.polyak(0.3, 0.5), fb.differential(memory=True)),
+]
 SEED = 12
 
 
@@ -160,10 +169,11 @@ def is_lost(round, client):
 class Run:
     """One process's life: a grid with its clients' contexts, and what they remember."""
 
-    def __init__(self, optimizer):
+    def __init__(self, optimizer, feedback=fb.error_feedback()):
         self.inline = InlineGrid(app_of(PROBLEM.objectives), 4)
         self.grid = LossyGrid(self.inline, is_lost)
-        self.strategy = FedBias(optimizer, **SETTINGS, minimum_clients=4, fraction=0.8, seed=SEED)
+        settings = {**SETTINGS, "feedback": feedback, "seed": SEED}
+        self.strategy = FedBias(optimizer, **settings, minimum_clients=4, fraction=0.8)
 
     def go(self, rounds, resume=None):
         self.run = train(self.strategy, self.grid, ZERO, rounds, resume=resume)
@@ -182,18 +192,18 @@ def test_the_losses_are_there():
     assert len(pairs) > 4 and len({c for _, c in pairs}) > 2
 
 
-@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda o: o.name)
+@pytest.mark.parametrize(("optimizer", "feedback"), CASES, ids=lambda o: o.name)
 @pytest.mark.parametrize("after", [0, 1, 4, 8])
-def test_interrupted_and_resumed_is_uninterrupted(optimizer, after, tmp_path):
+def test_interrupted_and_resumed_is_uninterrupted(optimizer, feedback, after, tmp_path):
     """Points, optimizer state, acknowledgements, bytes, and all that the clients remember.
 
     Kills: a memory, a pending outcome, a flag or a round number that is not in the checkpoint.
     """
-    whole = Run(optimizer).go(ROUNDS)
+    whole = Run(optimizer, feedback).go(ROUNDS)
     path = tmp_path / "checkpoint.safetensors"
-    Run(optimizer).go(after).keep(path)
+    Run(optimizer, feedback).go(after).keep(path)
     found = load_checkpoint(path)
-    resumed = Run(optimizer)
+    resumed = Run(optimizer, feedback)
     import_states(resumed.inline.contexts, found.clients, found.meta)
     resumed.go(ROUNDS, resume=found)
     records, expected = resumed.run.records, whole.run.records[after + 1 :]
@@ -204,11 +214,14 @@ def test_interrupted_and_resumed_is_uninterrupted(optimizer, after, tmp_path):
     mine, theirs = resumed.strategy.state, whole.strategy.state
     same_vectors(mine.optimizer, theirs.optimizer)
     assert (mine.round, mine.acknowledged) == (theirs.round, theirs.acknowledged)
+    assert mine.counts == theirs.counts and bool(mine.memories) == feedback.remembers
+    same_vectors(mine.memories, theirs.memories)
     arrays, values = export_states(resumed.inline.contexts)
     reference, settings = export_states(whole.inline.contexts)
     same_vectors(arrays, reference)
     assert values == settings
-    assert any("feedback.error" in name for name in arrays)
+    kept = "feedback.gradient" if feedback.remembers else "feedback.error"
+    assert any(kept in name for name in arrays)
     assert any("local_steps.momentum" in name for name in arrays)
     final = resumed.run.result.arrays["w"].numpy()
     assert final.tobytes() == whole.run.result.arrays["w"].numpy().tobytes()

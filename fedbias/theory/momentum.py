@@ -1,8 +1,8 @@
-"""The papers' statements as functions.
+"""Parallel momentum (arXiv 2403.00853): the recursions, as functions.
 
-Parallel momentum (arXiv 2403.00853): v_k = (1−β)v_{k−1} + βg_k, x_{k+1} = x_k − γv_k, with
-g_k = ∇f(x_k) + b_k, f L-smooth. The inequalities were derived for this form and are checked
-numerically by the tests; E_k = ‖v_k − ∇f(x_k)‖².
+v_k = (1−β)v_{k−1} + βg_k, x_{k+1} = x_k − γv_k, with g_k = ∇f(x_k) + b_k, f L-smooth. The
+inequalities were derived for this form and are checked numerically by the tests;
+E_k = ‖v_k − ∇f(x_k)‖².
 """
 
 from __future__ import annotations

@@ -1,0 +1,88 @@
+"""The settings that decide a trajectory, and which of them fit together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fedbias import checks
+from fedbias.compressors import Compressor, identity
+from fedbias.estimators import Estimator, exact
+from fedbias.feedback import Feedback, no_feedback
+from fedbias.optimizers import Optimizer
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """All the settings that decide a trajectory, beside the objectives and the start.
+
+    Attributes
+    ----------
+    batch_size : int or None
+        b for estimators that draw batches; None means all the data.
+    weights : {"uniform", "examples"}
+        How the mean over clients is weighted.
+    minimum_replies : int
+        Fewer valid reports than this leave the model untouched.
+    measure_bias : int
+        In every so many rounds the clients report how far their packets are from their exact
+        gradients, which costs them one more full gradient; 0 for never.
+    """
+
+    optimizer: Optimizer
+    estimator: Estimator = exact()
+    compressor: Compressor = identity()
+    feedback: Feedback = no_feedback()
+    batch_size: int | None = None
+    weights: str = "uniform"
+    minimum_replies: int = 1
+    seed: int = 0
+    measure_bias: int = 0
+
+    def __post_init__(self) -> None:
+        kinds: dict[str, tuple[type, str]] = {
+            "optimizer": (Optimizer, "gradient_descent(step_size=0.1)"),
+            "estimator": (Estimator, "exact()"),
+            "compressor": (Compressor, "identity()"),
+            "feedback": (Feedback, "no_feedback()"),
+        }
+        for name, (kind, example) in kinds.items():
+            checks.instance("algorithm", name, getattr(self, name), kind, example)
+        if self.batch_size is not None:
+            checks.whole("algorithm", "batch_size", self.batch_size, least=1)
+            if not self.estimator.draws_batches:
+                raise ValueError(
+                    f"algorithm: batch_size={self.batch_size} has no meaning for {self.estimator}, "
+                    "which uses all the data; use minibatch()"
+                )
+        checks.choice("algorithm", "weights", self.weights, ("uniform", "examples"))
+        checks.whole("algorithm", "minimum_replies", self.minimum_replies, least=1)
+        checks.whole("algorithm", "measure_bias", self.measure_bias, least=0)
+        checks.whole("algorithm", "seed", self.seed, least=0, most=2**63 - 1)
+        self._check_feedback()
+
+    def _check_feedback(self) -> None:
+        feedback, preset = self.feedback, self.feedback.radius
+        if feedback.shifts and self.optimizer.name not in feedback.methods:
+            raise ValueError(
+                f"{feedback} undoes what its errors did to {', '.join(feedback.methods)}; what "
+                f"{self.optimizer} makes of an error depends on more than the last two of them: "
+                "use ef21() or error_feedback()"
+            )
+        if preset is None:
+            return
+        if self.optimizer.name not in feedback.methods:
+            known = ", ".join(feedback.methods)
+            raise ValueError(
+                f"{feedback.name} has a preset schedule for {known} alone, not for "
+                f"{self.optimizer}: use radius=None"
+            )
+        preset.method(self.optimizer)
+        if self.estimator != exact():
+            raise ValueError(
+                f"a preset radius bounds exact gradients, not {self.estimator}: use radius=None"
+            )
+        if not self.compressor.takes_radius or self.compressor.guarantee(1).covering is None:
+            raise ValueError(
+                f"{self.compressor} cannot be told a radius (uniform, dithered and lattice can): "
+                "use radius=None"
+            )

@@ -1,0 +1,218 @@
+"""What ``reproduce differential-quantization`` runs on least squares, and what it measures there.
+
+The minimiser is 0, so that floating point is relative to the distance from it: the contraction can
+be measured over far more than the 11 digits that another minimiser leaves, and is not transient.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.random import Generator
+
+import fedbias as fb
+from fedbias import theory
+from fedbias.compressors import Compressor
+from fedbias.compressors.base import Guarantee
+from fedbias.compressors.lattice import Lattice, boundary_blocks
+from fedbias.feedback import Feedback
+from fedbias.packets import Fields
+from fedbias.vectors import Vector, norm
+
+from .base import Result
+
+METHODS = {"gd": "gradient_descent", "nag": "nesterov", "hb": "polyak"}
+# Differential quantization unless "naive"; preset ranges, but "own" sends a scale in every packet.
+WAYS = ("none", "scalar", "e8", "safe", "naive", "own", "naive-own")
+ACCURACY = 1e-6  # f − f* relative to the start's, where the server stops
+EARLY = 5  # the round whose distance --check compares to a millionth
+EXTREME = 1e120  # distances beyond it, or below its inverse, are not measured
+_SCALE_BITS = 64  # of a scale in the run's dtype
+
+
+class Watched(Compressor):
+    """A lattice compressor that counts the blocks whose closest lattice point is no codeword."""
+
+    takes_radius = carries_scale = True
+
+    def __init__(self, inner: Lattice) -> None:
+        self.inner, self.boundary = inner, 0
+        self.name, self.codec = inner.name, inner.codec  # type: ignore[misc]
+
+    def _encode(
+        self, vector: Vector, rng: Generator, radius: float | None
+    ) -> tuple[float | None, Fields, bytes]:
+        if radius is not None:
+            self.boundary += boundary_blocks(self.inner, vector, radius)
+        return self.inner._encode(vector, rng, radius)
+
+    def guarantee(self, dim: int) -> Guarantee:
+        """The lattice's own."""
+        return self.inner.guarantee(dim)
+
+    def fields(self, dim: int) -> Fields:
+        """The lattice's own."""
+        return self.inner.fields(dim)
+
+
+@dataclass(frozen=True)
+class Coded:
+    """How gradients travel.
+
+    Attributes
+    ----------
+    a : float or None
+        ρ·2^(−R) of the preset ranges; None where there are none.
+    """
+
+    compressor: Compressor
+    feedback: Feedback
+    a: float | None
+
+    def theory(self, method: theory.Tuned) -> float | None:
+        """The contraction that is proved for it; None if none is."""
+        if isinstance(self.compressor, fb.identity):
+            return method.rate
+        if self.a is None:
+            return None
+        if isinstance(self.feedback, fb.no_feedback):
+            return theory.naive_contraction(method, self.a)
+        return theory.contraction(method, self.a)
+
+
+@functools.cache
+def problem_of(dim: int, condition: float, seed: int) -> tuple[fb.LeastSquares, Vector]:
+    """Random least squares moved to have its minimiser at 0, and x_0, which was 0 before."""
+    original = fb.LeastSquares.random(dim, condition, seed)
+    features = original.objectives[0].features
+    return fb.LeastSquares(features, np.zeros(len(features))), -original.minimizer
+
+
+def block_covering(dim: int) -> float:
+    """ρ of E8's blocks where every closest lattice point is a codeword: √2 each, 1 for an entry."""
+    blocks, tail = divmod(dim, 8)
+    if tail > 1:
+        raise ValueError(f"block_covering knows blocks of 8 and one entry more, not {dim} entries")
+    return math.sqrt(2 * blocks + tail)
+
+
+def coded(way: str, bits: int, lipschitz: float, convexity: float, start: Vector) -> Coded:
+    """One of ``WAYS`` for R = bits, x* at distance ‖start‖."""
+    if way == "none":
+        return Coded(fb.identity(), fb.no_feedback(), None)
+    feedback = fb.no_feedback if way.startswith("naive") else fb.differential
+    if way.endswith("own"):
+        return Coded(fb.uniform(bits), feedback(), None)
+    covering = block_covering(start.size) if way == "e8" else None
+    preset = fb.preset_radius(lipschitz, convexity, norm(start), covering)
+    compressor: Compressor = fb.uniform(bits)
+    if way in ("e8", "safe"):
+        compressor = Watched(fb.lattice("E8", bits, full_range=way == "e8"))
+    known = covering or compressor.guarantee(start.size).covering or 0.0
+    return Coded(compressor, feedback(preset), known * 2.0**-bits)
+
+
+def contraction(distances: Sequence[float] | Vector) -> float | None:
+    """(d_b/d_a)^(1/(b−a)) from the middle a to the end b of what is in range; None if too short.
+
+    The first half is the transient's, where factors such as HB's i + 1 still show.
+    """
+    shares = np.asarray(distances) / distances[0]
+    extreme = (shares > EXTREME) | (shares < 1 / EXTREME)
+    end = int(np.argmax(extreme)) - 1 if extreme.any() else len(shares) - 1
+    middle = end // 2
+    if end - middle < EARLY:
+        return None
+    return float((shares[end] / shares[middle]) ** (1 / (end - middle)))
+
+
+def rounds_for(rate: float | None, most: int) -> int:
+    """As many as stay in range at a known rate, and ``most`` at most."""
+    if not rate or rate == 1:
+        return most
+    return max(2 * EARLY, min(most, math.floor(math.log(EXTREME) / abs(math.log(rate)))))
+
+
+def stopping_round(losses: Vector, goal: float) -> int | None:
+    """After how many rounds ``stop=until(loss=goal)`` ends a run with these losses; None: never.
+
+    The loop asks after every round, not before the first.
+    """
+    below = np.flatnonzero(losses[1:] <= goal)
+    return int(below[0]) + 1 if below.size else None
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one run came to; ``rounds`` and ``bits`` a dimension until the server stops."""
+
+    contraction: float | None
+    early: float
+    rounds: int | None
+    bits: float | None
+    saturated: int
+    boundary: int
+
+
+def measure(method: str, way: str, bits: int, dim: int, condition: float, seed: int, most: int) -> (
+    tuple[Measured, float | None]
+):
+    """One run of at most so many rounds, and the contraction that theory knows."""
+    problem, start = problem_of(dim, condition, seed)
+    lipschitz, convexity = problem.lipschitz, problem.strong_convexity
+    tuned = theory.tuned(METHODS[method], lipschitz, convexity)
+    code = coded(way, bits, lipschitz, convexity, start)
+    rate = code.theory(tuned)
+    whole = fb.run(
+        problem.objectives,
+        tuned.optimizer,
+        start,
+        rounds_for(rate, most),
+        compressor=code.compressor,
+        feedback=code.feedback,
+        stop=fb.until(loss=problem.loss(start) / EXTREME**2),
+    )
+    distances = [norm(point) for point in whole.points]
+    rounds = stopping_round(whole.losses, ACCURACY * problem.loss(start))
+    used = whole.payload_bits[:rounds] + (_SCALE_BITS if way.endswith("own") else 0)
+    return Measured(
+        contraction(distances),
+        distances[EARLY] / distances[0],
+        rounds,
+        None if rounds is None else float(used.sum()) / dim,
+        sum(len(outcome.saturated) for outcome in whole.outcomes),
+        getattr(code.compressor, "boundary", 0),
+    ), rate
+
+
+def summary(runs: Sequence[Measured], rate: float | None) -> Result:
+    """The runs of several seeds at one R: contraction as [mean, least, largest], bits as a mean.
+
+    Rounds and bits only where every run got there.
+    """
+    rates = [run.contraction for run in runs if run.contraction]
+    arrived = [run for run in runs if run.rounds is not None]
+    every = len(arrived) == len(runs)
+    middle = math.exp(sum(math.log(value) for value in rates) / len(rates)) if rates else None
+    return {
+        "theory": rate and short(rate),
+        "contraction": middle and [short(middle), short(min(rates)), short(max(rates))],
+        "early": short(runs[0].early),
+        "rounds": _mean([run.rounds or 0 for run in arrived]) if every else None,
+        "bits": _mean([run.bits or 0 for run in arrived]) if every else None,
+        "saturated": sum(run.saturated for run in runs),
+        "boundary": sum(run.boundary for run in runs),
+    }
+
+
+def short(value: float) -> float:
+    """Ten digits."""
+    return float(f"{value:.10g}")
+
+
+def _mean(values: Sequence[float]) -> float:
+    return short(sum(values) / len(values))
