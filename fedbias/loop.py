@@ -19,6 +19,7 @@ from fedbias.feedback import Feedback, no_feedback
 from fedbias.ledger import NEVER, Ledger, settle
 from fedbias.objectives import Objective
 from fedbias.optimizers import Optimizer, State
+from fedbias.rounds import Report
 from fedbias.server import Outcome, ServerState, apply, plan_for
 from fedbias.stopping import Until
 from fedbias.vectors import Vector
@@ -123,8 +124,7 @@ def run(
         measure_bias=measure_bias,
     )
     _check(objectives, start, rounds, keep, stop)
-    if feedback.radius and participation and len(objectives) > 1:
-        raise ValueError("run: a preset radius asks all the clients in every round: radius=None")
+    _check_preset(feedback, participation, len(objectives))
     enrolled = {client: objective.size for client, objective in enumerate(objectives)}
     began, stopped = time.monotonic(), None
     share = [1.0 if weights == "uniform" else float(objective.size) for objective in objectives]
@@ -135,13 +135,9 @@ def run(
     while state.round < rounds and stopped is None:
         asked = _asked(participation, state.round, len(objectives))
         missing = set(lost(state.round)) if lost else set()
-        reports = []
-        for client in asked:
-            plan = plan_for(algorithm, state, client)
-            report, ledgers[client] = respond(objectives[client], plan, ledgers[client])
-            if client not in missing:
-                reports.append(report)
-        state, outcome = apply(algorithm, state, reports, enrolled)
+        reports = _answers(algorithm, state, objectives, ledgers, asked)
+        arrived = [report for report in reports if report.client not in missing]
+        state, outcome = apply(algorithm, state, arrived, enrolled)
         outcomes.append(outcome)
         if keep == "last":
             points.clear()
@@ -168,6 +164,22 @@ def run(
     )
 
 
+def _answers(
+    algorithm: Algorithm,
+    state: ServerState,
+    objectives: Sequence[Objective],
+    ledgers: list[Ledger],
+    asked: Iterable[int],
+) -> list[Report]:
+    """Every asked client's report; their ledgers are replaced."""
+    reports = []
+    for client in asked:
+        plan = plan_for(algorithm, state, client)
+        report, ledgers[client] = respond(objectives[client], plan, ledgers[client])
+        reports.append(report)
+    return reports
+
+
 def mean_loss(objectives: Sequence[Objective], state: ServerState, share: Sequence[float]) -> float:
     """Σ w_m f_m(x_k) / Σ w_m over all the clients, all their data, with the server's buffers."""
     total = 0.0
@@ -191,6 +203,11 @@ def _check(
         raise ValueError(f"run: start must have dim {objectives[0].dim}, not {start.size}")
     if stop is not None and stop.accuracy is not None:
         raise ValueError("run: stop.accuracy has no meaning here, objectives have losses alone")
+
+
+def _check_preset(feedback: Feedback, participation: Choice | None, clients: int) -> None:
+    if feedback.radius and participation and clients > 1:
+        raise ValueError("run: a preset radius asks all the clients in every round: radius=None")
 
 
 def _asked(participation: Choice | None, round: int, clients: int) -> list[int]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import replace
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -15,7 +14,6 @@ from flwr.serverapp.strategy import Result, Strategy
 import fedbias as fb
 from fedbias import checks
 from fedbias.algorithm import Algorithm
-from fedbias.randomness import sample_clients
 from fedbias.server import ServerState, apply, plan_for
 from fedbias.stopping import Until
 
@@ -26,7 +24,7 @@ from .exchange import exchange
 from .records import RoundRecord, Tally
 from .replies import collect
 from .requests import evaluate_requests, train_packets, train_requests
-from .roster import Roster
+from .sampling import Sampling
 
 _LOG = logging.getLogger("flwr")
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
@@ -98,27 +96,17 @@ class FedBias(Strategy):
         measure_bias: int = 0,
         seed: int = 0,
     ) -> None:
-        checks.real("FedBias", "fraction", fraction, above=0, most=1)
-        checks.whole("FedBias", "minimum_clients", minimum_clients, least=1)
-        checks.real("FedBias", "patience", patience, least=0)
-        if partitions is not None:
-            checks.whole("FedBias", "partitions", partitions, least=1)
         checks.whole("FedBias", "evaluate_every", evaluate_every, least=0)
         if stop is not None:
             checks.instance("FedBias", "stop", stop, Until, "until(accuracy=0.9)")
-        self.algorithm = Algorithm(
+        self.sampling = Sampling(fraction, minimum_clients, patience, partitions)
+        algorithm = Algorithm(
             *(optimizer, estimator, compressor, feedback, batch_size, weights),
             minimum_replies=minimum_replies,
             seed=seed,
             measure_bias=measure_bias,
         )
-        if feedback.radius is not None:
-            if fraction < 1:
-                raise ValueError("FedBias: a preset radius asks for fraction=1, or radius=None")
-            everyone = max(minimum_replies, minimum_clients)
-            self.algorithm = replace(self.algorithm, minimum_replies=everyone)
-        self.fraction, self.minimum_clients, self.patience = fraction, minimum_clients, patience
-        self.partitions = partitions
+        self.algorithm = self.sampling.fitted(algorithm)
         self.stop, self.evaluate_every = stop, evaluate_every
         self.stopped: str | None = None  # why the last run ended early
         self.state: ServerState | None = None
@@ -182,8 +170,7 @@ class FedBias(Strategy):
         first = resume or Checkpoint(names.start(initial_arrays, initial_buffers))
         self.state, self.stopped = first.state, first.stopped if self.stop else None
         self._tally, began = Tally(), time.monotonic()
-        self._roster = Roster(first.state.point.size, self.partitions)
-        self._roster.wait(grid, self.minimum_clients, self.patience)
+        self._roster = self.sampling.enrol(grid, first.state.point.size)
         result, total = Result(arrays=names.arrays(first.state)), first.total_uplink_bytes
 
         def close(number: int, metrics: dict[str, Any]) -> None:
@@ -215,10 +202,7 @@ class FedBias(Strategy):
     ) -> Iterable[Message]:
         """One plan per sampled client; the state decides, not ``arrays`` and ``config``."""
         state = self._running()
-        self._roster.wait(grid, self.algorithm.minimum_replies, self.patience)
-        present = sorted(self._roster.nodes)
-        count = max(round(self.fraction * len(present)), self.algorithm.minimum_replies, 1)
-        chosen = sample_clients(self.algorithm.seed, state.round, present, min(count, len(present)))
+        chosen = self.sampling.draw(self._roster, grid, self.algorithm, state)
         plans = [plan_for(self.algorithm, state, client) for client in chosen]
         packets = train_packets(plans)
         size = sum(len(part) for part in packets.values())

@@ -26,12 +26,12 @@ from fedbias.vectors import Vector, norm
 from .base import Result
 
 METHODS = {"gd": "gradient_descent", "nag": "nesterov", "hb": "polyak"}
-# Differential quantization unless "naive"; preset ranges, but "own" sends a scale in every packet.
+# Differential quantization unless "naive"; ranges are preset, but "own" is a scale in every packet.
 WAYS = ("none", "scalar", "e8", "safe", "naive", "own", "naive-own")
 ACCURACY = 1e-6  # f − f* relative to the start's, where the server stops
 EARLY = 5  # the round whose distance --check compares to a millionth
 EXTREME = 1e120  # distances beyond it, or below its inverse, are not measured
-_SCALE_BITS = 64  # of a scale in the run's dtype
+SCALE_BITS = 64  # of a scale in the run's dtype
 
 
 class Watched(Compressor):
@@ -148,8 +148,9 @@ def stopping_round(losses: Vector, goal: float) -> int | None:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one run came to; ``rounds`` and ``bits`` a dimension until the server stops."""
+    """What one run came to; ``rounds``, and ``bits`` a dimension, until the server stops."""
 
+    theory: float | None
     contraction: float | None
     early: float
     rounds: int | None
@@ -158,16 +159,16 @@ class Measured:
     boundary: int
 
 
-def measure(method: str, way: str, bits: int, dim: int, condition: float, seed: int, most: int) -> (
-    tuple[Measured, float | None]
-):
-    """One run of at most so many rounds, and the contraction that theory knows."""
+def measure(
+    method: str, way: str, bits: int, dim: int, condition: float, seed: int, most: int
+) -> Measured:
+    """One run of at most so many rounds."""
     problem, start = problem_of(dim, condition, seed)
     lipschitz, convexity = problem.lipschitz, problem.strong_convexity
     tuned = theory.tuned(METHODS[method], lipschitz, convexity)
     code = coded(way, bits, lipschitz, convexity, start)
     rate = code.theory(tuned)
-    whole = fb.run(
+    run = fb.run(
         problem.objectives,
         tuned.optimizer,
         start,
@@ -176,24 +177,31 @@ def measure(method: str, way: str, bits: int, dim: int, condition: float, seed: 
         feedback=code.feedback,
         stop=fb.until(loss=problem.loss(start) / EXTREME**2),
     )
-    distances = [norm(point) for point in whole.points]
-    rounds = stopping_round(whole.losses, ACCURACY * problem.loss(start))
-    used = whole.payload_bits[:rounds] + (_SCALE_BITS if way.endswith("own") else 0)
+    distances = [norm(point) for point in run.points]
+    rounds = stopping_round(run.losses, ACCURACY * problem.loss(start))
     return Measured(
+        rate,
         contraction(distances),
         distances[EARLY] / distances[0],
         rounds,
-        None if rounds is None else float(used.sum()) / dim,
-        sum(len(outcome.saturated) for outcome in whole.outcomes),
+        None if rounds is None else bits_sent(run, rounds, way),
+        sum(len(outcome.saturated) for outcome in run.outcomes),
         getattr(code.compressor, "boundary", 0),
-    ), rate
+    )
 
 
-def summary(runs: Sequence[Measured], rate: float | None) -> Result:
+def bits_sent(run: fb.History, rounds: int, way: str) -> float:
+    """Payload bits a dimension of the first rounds; a scale that is sent counts."""
+    scales = rounds * SCALE_BITS if way.endswith("own") else 0
+    return float(run.payload_bits[:rounds].sum() + scales) / run.points.shape[1]
+
+
+def summary(runs: Sequence[Measured]) -> Result:
     """The runs of several seeds at one R: contraction as [mean, least, largest], bits as a mean.
 
-    Rounds and bits only where every run got there.
+    Rounds and bits only where every run got there; ``early`` of the first seed.
     """
+    rate = runs[0].theory  # the same for all seeds up to rounding
     rates = [run.contraction for run in runs if run.contraction]
     arrived = [run for run in runs if run.rounds is not None]
     every = len(arrived) == len(runs)

@@ -189,8 +189,9 @@ def test_every_setting_reaches_the_strategy():
     assert strategy.algorithm.feedback == fb.error_feedback()
     assert (strategy.algorithm.batch_size, strategy.algorithm.seed) == (5, 5)
     assert (strategy.algorithm.weights, strategy.algorithm.minimum_replies) == ("examples", 2)
-    assert (strategy.fraction, strategy.minimum_clients, strategy.patience) == (0.5, 4, 7)
-    assert strategy.partitions == 4
+    sampling = strategy.sampling
+    assert (sampling.fraction, sampling.minimum_clients, sampling.patience) == (0.5, 4, 7)
+    assert sampling.partitions == 4
     assert strategy.stop == fb.until(accuracy=0.9) and strategy.evaluate_every == 3
 
 
