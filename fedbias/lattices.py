@@ -97,16 +97,11 @@ def _d_basis(n: int) -> Points:
     return basis
 
 
-def _e8_basis() -> Points:
-    basis = _d_basis(8)  # of D8, which has index 2: (½, …, ½) replaces e_1 − e_2
-    basis[0] = 0.5
-    return basis
-
-
 _PLANE = np.array([[1, -1, 0], [1, 1, -2]]) / np.sqrt([[2], [6]])
 A2 = RootLattice("A2", np.array([[1.0, -1, 0], [0, 1, -1]]), _PLANE, closest_a2, math.sqrt(2 / 3))
 D4 = RootLattice("D4", _d_basis(4), np.eye(4), closest_d, 1.0)
-E8 = RootLattice("E8", _e8_basis(), np.eye(8), closest_e8, 1.0, (0.0, 0.5))
+_HALVES = np.vstack([np.full(8, 0.5), _d_basis(8)[1:]])  # D8 has index 2 in E8
+E8 = RootLattice("E8", _HALVES, np.eye(8), closest_e8, 1.0, (0.0, 0.5))
 
 
 @cache
@@ -189,11 +184,10 @@ def _search(
     return found, sure
 
 
-def reach(lattice: RootLattice, bits: int, full_range: bool) -> float:
+def reach(bits: int, full_range: bool) -> float:
     """The radius in lattice units onto which the ball of a block is mapped; see ``covering``."""
     most = (1 << bits) * PACKING_RADIUS
-    few = most <= lattice.covering_radius + PACKING_RADIUS  # one bit
-    return most if full_range or few else most - PACKING_RADIUS
+    return most if full_range or bits == 1 else most - PACKING_RADIUS
 
 
 def covering(lattice: RootLattice, bits: int, full_range: bool) -> float:
@@ -203,9 +197,10 @@ def covering(lattice: RootLattice, bits: int, full_range: bool) -> float:
     its closest point λ in u + V, so λ is inside 2^b·V and a codeword: the error is at most r_cov.
     For a reach a in [P − √½, P], shorten u by a − (P − √½) first: the error of the nearest codeword
     is at most a + r_cov + √½ − P, and ρ = 2^b·(1 + (r_cov + √½ − P)/a) is monotone in a, so one of
-    the ends is the best. At P − √½, ρ = (r_cov/√½)/(1 − 2^−b); at P, ρ = r_cov/√½ + 1.
+    the ends is the best. At P − √½, ρ = (r_cov/√½)/(1 − 2^−b); at P, ρ = r_cov/√½ + 1, which is
+    less for one bit alone.
     """
-    radius = reach(lattice, bits, full_range)
+    radius = reach(bits, full_range)
     most = (1 << bits) * PACKING_RADIUS
     error = radius + lattice.covering_radius + PACKING_RADIUS - most
     return (1 << bits) * error / radius

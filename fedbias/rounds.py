@@ -180,12 +180,12 @@ class Report:
         Example gradients computed in this turn.
     lost_memory : bool
         Whether the client lost what it remembered since its last applied report.
-    saturated : bool
-        Whether what was compressed was longer than the plan's radius.
     buffers : Packet or None
         What training changed besides the point, uncompressed.
     measured : Measured or None
         Where the plan asked for it and the client has gradients.
+    saturated : bool
+        Whether what was compressed was longer than the plan's radius.
     """
 
     round: int
@@ -195,9 +195,9 @@ class Report:
     loss: float
     computed: int
     lost_memory: bool = False
-    saturated: bool = False
     buffers: Packet | None = None
     measured: Measured | None = None
+    saturated: bool = False
 
     @property
     def uplink_bytes(self) -> int:

@@ -22,7 +22,7 @@ GRAINS = range(7)
 
 
 def symbols(magnitude: Ints, negative: NDArray[np.bool_], grain: int) -> Ints:
-    """The symbol of every number: 0, −1, 1, −2, 2, … are 0, 1, 2, 3, 4, …
+    """The symbol of every number; 0, −1, 1, −2, 2 have the symbols 0, 1, 2, 3, 4.
 
     Parameters
     ----------

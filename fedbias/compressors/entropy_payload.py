@@ -32,7 +32,7 @@ from .base import Vector
 from .cells import FAR, FAR_BITS, GRAINS, Ints, Table, symbols, table
 
 FINE = 256  # centroids are in units of step/FINE
-WORTH = 256  # entries: a cell's centroid saves about a thousandth of its error at high rates
+WORTH = 64  # entries: a cell's centroid saves about a thousandth of its error at high rates
 
 
 class Head(NamedTuple):
@@ -103,7 +103,7 @@ def read(packet: Packet, scale: float) -> Vector:
 def _values(number: Ints, symbol: Ints, head: Head, known: Table, kind: np.dtype[Any]) -> Vector:
     most = np.finfo(kind).max
     with np.errstate(over="ignore"):
-        places = known.sign[symbol] * number + head.centroids[symbol] / FINE
+        places = known.sign[symbol] * number + head.centroids[symbol].astype(np.float64) / FINE
         return np.clip(places * head.step, -most, most).astype(kind)
 
 
@@ -119,7 +119,7 @@ def _centroids(
 
 def centred(counts: Ints, known: Table) -> NDArray[np.bool_]:
     """Which symbols have a centroid: where it is worth its byte."""
-    worth = (counts > 0) & ((known.width == 0) | (counts >= WORTH))
+    worth: NDArray[np.bool_] = (counts > 0) & ((known.width == 0) | (counts >= WORTH))
     worth[known.escape] = False
     return worth
 

@@ -144,7 +144,7 @@ def _largest_norm(vector: Vector, fields: Fields) -> float:
         with np.errstate(over="ignore"):
             largest = max(largest, float((peaks * norms).max()))
     scale = vector.dtype.type(min(largest, float(info.max)))
-    return float(scale if scale >= largest else np.nextafter(scale, info.max))
+    return float(scale if float(scale) >= largest else np.nextafter(scale, info.max))
 
 
 def _unit_blocks(vector: Vector, width: int, scale: float) -> Points:
@@ -158,7 +158,7 @@ def _unit_blocks(vector: Vector, width: int, scale: float) -> Points:
 
 
 def _lattice_units(code: RootLattice, blocks: Points, fields: Fields) -> Points:
-    return blocks @ (code.frame * lattices.reach(code, fields[1], bool(fields[2])))
+    return blocks @ (code.frame * lattices.reach(fields[1], bool(fields[2])))
 
 
 def _quantized(code: RootLattice | None, blocks: Points, fields: Fields) -> NDArray[Any]:
@@ -176,7 +176,7 @@ def _restored(code: RootLattice | None, codes: NDArray[Any], fields: Fields) -> 
     if code is None:
         return (2.0 * codes + 1) / (1 << bits) - 1
     points = lattices.codewords(code, bits, codes) @ code.frame.T
-    blocks: Points = points / lattices.reach(code, bits, bool(fields[2]))
+    blocks: Points = points / lattices.reach(bits, bool(fields[2]))
     return blocks
 
 

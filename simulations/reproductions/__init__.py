@@ -1,12 +1,13 @@
 """The papers' experiments, each a file of this folder; ``python -m simulations reproduce NAME``."""
 
-from . import biases, parallel_momentum
+from . import biases, differential, parallel_momentum
 from .base import Cell, Options, Reproduction, Result, Results
 from .runner import check, compute
 
 REPRODUCTIONS = {
     "parallel-momentum": parallel_momentum.REPRODUCTION,
     "biases": biases.REPRODUCTION,
+    "differential-quantization": differential.REPRODUCTION,
 }
 
 __all__ = [

@@ -16,7 +16,8 @@ from fedbias.vectors import Vector, norm
 
 from ..data.datasets import Dataset, digits
 from .base import Result
-from .differential_runs import ACCURACY, EARLY, METHODS, bits_sent, coded, rounds_for, short
+from .differential_runs import ACCURACY, EARLY, METHODS, bits_sent, rounds_for, short
+from .differential_ways import coded
 
 RIDGE = 0.01
 CLASS = 8  # the digit that is hardest to tell from the rest
@@ -64,7 +65,7 @@ def features(inputs: NDArray[np.float32]) -> Vector:
 
 @functools.cache
 def problem_of(digit: int) -> fb.Logistic:
-    """This digit against the rest, one client."""
+    """One digit against the rest, one client."""
     data = images()
     labels = np.where(data.train_y == digit, 1.0, -1.0)
     return fb.Logistic(features(data.train_x), labels, RIDGE)

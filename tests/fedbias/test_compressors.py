@@ -14,8 +14,14 @@ COMPRESSORS = [
     fb.sign(),
     *(fb.uniform(bits) for bits in (1, 2, 3, 8, 11, 16)),
     *(fb.dithered(bits) for bits in (1, 2, 5, 16)),
+    *(fb.lattice(kind, bits) for kind in ("A2", "D4", "E8") for bits in (1, 2, 5, 16)),
+    *(fb.lattice(kind, 3, full_range=True) for kind in ("A2", "D4", "E8")),
     *(fb.top_k(fraction) for fraction in (0.01, 0.1, 0.5, 1)),
     *(fb.random_k(fraction) for fraction in (0.01, 0.1, 0.5, 1)),
+    *(fb.entropy_coded(bits) for bits in (0.5, 5.3)),
+    *(fb.rotated(inner) for inner in (fb.identity(), fb.sign(), fb.uniform(1), fb.uniform(8))),
+    *(fb.rotated(inner) for inner in (fb.dithered(5), fb.lattice("E8", 2), fb.top_k(0.1))),
+    *(fb.rotated(inner) for inner in (fb.random_k(0.5), fb.entropy_coded(2))),
 ]
 DIMS = [1, 2, 3, 7, 64, 1000]
 each_compressor = pytest.mark.parametrize("compressor", COMPRESSORS, ids=repr)
@@ -51,6 +57,22 @@ def error(compressor, vector, radius=None, seed=1):
     return decoded.astype(np.float64) - vector
 
 
+def within(compressor):
+    """What codes the vector behind a rotation, or the compressor itself."""
+    return compressor.inner if compressor.name == "rotated" else compressor
+
+
+def size_of(compressor, packet):
+    """The predicted length; where the vector decides, the refusal to predict and the real one."""
+    if within(compressor).name != "entropy_coded":
+        return compressor.wire_bytes(packet.dim, packet.dtype)
+    for predict in (compressor.wire_bytes, compressor.rate):
+        with pytest.raises(ValueError, match="the length depends on the vector; encode it"):
+            predict(packet.dim, packet.dtype)
+    assert len(packet.payload) <= max(within(compressor).bits * packet.dim / 8, 32)
+    return 14 + 4 + 8 * (compressor.name == "rotated") + len(packet.payload)
+
+
 def slack(vector):
     """A few units in the last place of every entry, as the notes of Guarantee say."""
     return 4 * np.finfo(vector.dtype).eps * math.sqrt(vector.size) * float(np.abs(vector).max())
@@ -62,9 +84,9 @@ def slack(vector):
 def test_the_bytes_stand_for_the_vector(compressor, dim, dtype):
     """Kills: an encoder that writes into its argument, a size that differs from its prediction,
     a decoder that gives another vector after the wire, randomness beside the rng."""
-    predicted = compressor.wire_bytes(dim, dtype)
     for vector in vectors(dim, dtype):
         packet = encoded(compressor, vector)
+        predicted = size_of(compressor, packet)
         data, decoded = bytes(packet), fb.decode(packet)
         assert decoded.dtype == dtype and decoded.shape == (dim,)
         assert fb.decode(fb.Packet.from_bytes(data), dim=dim).tobytes() == decoded.tobytes()
@@ -81,7 +103,7 @@ def test_the_bytes_stand_for_the_vector(compressor, dim, dtype):
 def test_zero_stays_zero(compressor, dim, dtype):
     """Kills: 0/0 in a scale; a quantizer whose smallest cell is not multiplied by the scale."""
     packet = encoded(compressor, np.zeros(dim, dtype))
-    assert not fb.decode(packet).any() and len(bytes(packet)) == compressor.wire_bytes(dim, dtype)
+    assert not fb.decode(packet).any() and len(bytes(packet)) == size_of(compressor, packet)
 
 
 # payload bits and bytes of header fields, from the formats' definitions; b bits of values
@@ -91,6 +113,7 @@ SIZES = {
     "sign": (lambda d, b, c: d, 0),
     "uniform": (lambda d, b, c: c.bits * d, 1),
     "dithered": (lambda d, b, c: c.bits * d, 1),
+    "lattice": (lambda d, b, c: c.bits * d, 3),
     "top_k": (lambda d, b, c: b * k(c, d) + min(d, k(c, d) * math.ceil(math.log2(d))), 4),
     "random_k": (lambda d, b, c: b * k(c, d), 12),
 }
@@ -100,17 +123,21 @@ def k(compressor, dim):
     return max(1, round(compressor.fraction * dim))
 
 
-@each_compressor
+@pytest.mark.parametrize(
+    "compressor", [c for c in COMPRESSORS if within(c).name != "entropy_coded"], ids=repr
+)
 @each_dim
 @each_dtype
 def test_sizes_by_hand(compressor, dim, dtype):
     """Kills: indices of 32 bits, a scale that is not counted, payload bits that include padding."""
-    formula, fields = SIZES[compressor.name]
+    inner = within(compressor)
+    formula, fields = SIZES[inner.name]
     itemsize = np.dtype(dtype).itemsize
     packet = encoded(compressor, np.ones(dim, dtype))
-    assert packet.payload_bits == formula(dim, 8 * itemsize, compressor)
-    scale = itemsize * (compressor.name in ("sign", "uniform", "dithered"))
-    assert packet.wire_bits == 8 * (14 + scale + fields + math.ceil(packet.payload_bits / 8))
+    assert packet.payload_bits == formula(dim, 8 * itemsize, inner)
+    scale = itemsize * (inner.name in ("sign", "uniform", "dithered", "lattice"))
+    head = 14 + scale + fields + 8 * (compressor.name == "rotated")
+    assert packet.wire_bits == 8 * (head + math.ceil(packet.payload_bits / 8))
 
 
 @each_compressor
@@ -118,15 +145,15 @@ def test_sizes_by_hand(compressor, dim, dtype):
 @each_dtype
 def test_what_is_guaranteed_holds(compressor, dim, dtype):
     """For every vector; with the rounding of the dtype. Kills: a guarantee that is too good."""
-    promised = compressor.guarantee(dim)
-    assert promised.unbiased or not compressor.random
+    promised, random = compressor.guarantee(dim), within(compressor).random
+    assert promised.unbiased or not random
     for vector in vectors(dim, dtype):
         norm, off = np.linalg.norm(vector.astype(float)), error(compressor, vector)
         if promised.contraction is not None:
             assert 0 < promised.contraction <= 1
             most = math.sqrt(1 - promised.contraction) * norm
             assert np.linalg.norm(off) <= most + slack(vector)
-        if not compressor.random:
+        if not random:
             assert np.linalg.norm(off) <= math.sqrt(promised.variance) * norm + slack(vector)
 
 

@@ -1,5 +1,6 @@
 """Paper B as an experiment: contraction factors on both sides of the threshold, and ranges."""
 
+from dataclasses import replace
 from itertools import islice
 
 import numpy as np
@@ -15,11 +16,11 @@ each_method = pytest.mark.parametrize("method", theory.METHODS)
 
 
 def measured(points):
-    """The contraction per round over the later half."""
-    half = (len(points) - 1) // 2
-    distance = np.linalg.norm(points, axis=1)
+    """The contraction per round over the later half, by a line through the logarithms."""
+    late = points[len(points) // 2 :]
+    distance = np.linalg.norm(late, axis=1)
     assert distance.min() > 1e-140 and distance.max() < 1e140  # no square leaves the floats
-    return (distance[-1] / distance[half]) ** (1 / (len(points) - 1 - half))
+    return np.exp(np.polyfit(np.arange(len(late)), np.log(distance), 1)[0])
 
 
 def quantized(case, feedback, bits, rounds):
@@ -45,12 +46,9 @@ def covering(dim, bits):
     [
         ("gradient_descent", 0),  # a = 1 > σ = .818: the run stands still
         ("gradient_descent", 1),
-        ("gradient_descent", 2),
         ("nesterov", 1),  # φ = 1.016 > σ = .827: it diverges
         ("nesterov", 2),
-        ("nesterov", 4),
-        ("polyak", 0),  # φ = 1.455 > σ = .520
-        ("polyak", 1),  # φ = .803 > σ
+        ("polyak", 1),  # φ = .803 > σ = .520
         ("polyak", 2),
     ],
 )
@@ -64,7 +62,7 @@ def test_the_contraction_is_the_theorems_for_every_seed(dim, method, extra):
     for seed in SEEDS:
         case = endless(method, dim, seed)
         expected = theory.contraction(case.method, covering(dim, bits))
-        rounds = 100 if expected > 1.2 else 300 if method == "polyak" else 220
+        rounds = 100 if expected > 0.9 else 300 if (method, extra) == ("polyak", 2) else 220
         points = quantized(case, fb.differential(case.preset), bits, rounds)
         assert measured(points) == pytest.approx(expected, rel=0.01)
         below = covering(dim, bits) > 2 ** -theory.lossless_rate(case.method)
@@ -75,7 +73,7 @@ def test_the_contraction_is_the_theorems_for_every_seed(dim, method, extra):
 def test_the_heavy_ball_follows_its_twin(dim):
     """Against the unquantized run, double root and all; above the threshold nothing is lost."""
     bits = 6 + int(np.log2(dim)) // 2
-    for seed in SEEDS:
+    for seed in SEEDS[:3]:
         case = endless("polyak", dim, seed)
         points = quantized(case, fb.differential(case.preset), bits, 240)
         twin = measured(unquantized(case, 240))
@@ -90,7 +88,7 @@ def test_the_naive_contraction_where_errors_are_large(dim, bits):
     for seed in SEEDS:
         case = endless("gradient_descent", dim, seed)
         expected = theory.naive_contraction(case.method, covering(dim, bits))
-        points = quantized(case, fb.no_feedback(case.preset), bits, 100 if expected > 1.2 else 200)
+        points = quantized(case, fb.no_feedback(case.preset), bits, 100)
         assert measured(points) == pytest.approx(expected, rel=0.01)
 
 
@@ -135,7 +133,7 @@ def test_nothing_is_longer_than_its_radius(name, method, bits):
     """
     feedback, schedule, _ = SCHEDULES[name]
     largest = []
-    for seed in SEEDS:
+    for seed in SEEDS[:3]:
         case, spy = endless(method, 16, seed), Spy(bits)
         algorithm = case.algorithm(feedback(case.preset), spy)
         _, turns = walk(case.objective, algorithm, case.start, 60)
@@ -166,7 +164,7 @@ def test_the_radius_is_nearly_attained():
 def test_a_better_covering_shrinks_the_radii():
     """ρ = ½·√16 claimed beside the compressor's own. Kills: a covering that is ignored."""
     case = endless("gradient_descent", 16)
-    claimed = fb.preset_radius(**{**vars(case.preset), "covering": 2.0})
+    claimed = replace(case.preset, covering=2.0)
     algorithm = case.algorithm(fb.differential(claimed), fb.uniform(3))
     _, turns = walk(case.objective, algorithm, case.start, 5)
     radii = theory.differential_radii(case.method, claimed.lipschitz, claimed.distance, 0.25)
@@ -197,7 +195,7 @@ def test_rounding_has_the_last_word_and_says_so(method):
 def test_a_schedule_that_leaves_the_range_of_floats_saturates():
     """a = 4 over 600 rounds: 4^600 is no float, and the 0·∞ behind it is no NaN."""
     case = endless("gradient_descent", 16)
-    wide = fb.preset_radius(**{**vars(case.preset), "covering": 8.0})
+    wide = replace(case.preset, covering=8.0)
     limit = np.finfo(float)
     radii = [
         wide.radius(theory.differential_radii, case.method.optimizer, 4.0, applied, case.start)

@@ -19,6 +19,11 @@ SPELLINGS = [
     "dithered(bits=16)",
     "top_k(fraction=0.02)",
     "random_k(fraction=1)",
+    "lattice(kind='E8', bits=2)",
+    "lattice(kind='A2', bits=16, full_range=True)",
+    "rotated(inner=uniform(bits=2))",
+    "rotated(inner=lattice(kind='D4', bits=1))",
+    "entropy_coded(bits=1.5)",
     "exact()",
     "minibatch()",
     "minibatch(order='reshuffle')",
@@ -29,7 +34,17 @@ SPELLINGS = [
     "local_steps(count=3, step_size=0.1)",
     "local_steps(count=3, step_size=1e-05, momentum=0.9, inner=normalised())",
     "no_feedback()",
+    "no_feedback(radius=preset_radius(lipschitz=2, strong_convexity=0.5, distance=1e-05))",
     "error_feedback()",
+    "ef21()",
+    "ef21(radius=preset_radius(lipschitz=1.0, strong_convexity=0.1, distance=2.0))",
+    "differential()",
+    "differential(memory=True)",
+    "differential(radius=preset_radius(lipschitz=1.0, strong_convexity=0.1, distance=2.0))",
+    "differential(radius=preset_radius(lipschitz=1.0, strong_convexity=0.1, distance=2.0, "
+    "covering=1.25), memory=True)",
+    "preset_radius(lipschitz=1.0, strong_convexity=0.1, distance=2.0)",
+    "preset_radius(lipschitz=1.0, strong_convexity=0.1, distance=2.0, covering=1.25)",
     "gradient_descent(step_size=0.1)",
     "heavy_ball(step_size=0.1, beta=0.5)",
     "polyak(step_size=0.1, momentum=0.9)",
@@ -70,6 +85,10 @@ def test_every_registered_setting_is_in_the_table_above():
         ("until(loss=-1.5, accuracy=None)", fb.until(loss=-1.5)),
         ("until(loss=--2)", fb.until(loss=2)),
         ("adam(1e-2)", fb.adam(0.01)),
+        ("lattice('E8', 2)", fb.lattice("E8", bits=2)),
+        ("rotated(uniform(2))", fb.rotated(fb.uniform(2))),
+        ("differential(None, True)", fb.differential(memory=True)),
+        ("ef21(preset_radius(2, 1, 3))", fb.ef21(fb.preset_radius(2, 1, 3))),
     ],
 )
 def test_other_ways_to_write_it(text, value):
@@ -129,6 +148,11 @@ REFUSED = [
     ("clipped(1, inner=top_k(0.5))", "inner must be like"),
     ("clipped(-inf)", "radius must be"),
     ("uniform(bits=0)", "bits must be"),
+    ("differential(memory=1)", "memory must be True or False"),
+    ("differential(1.0)", "radius must be like None or preset_radius"),
+    ("ef21(uniform(2))", "radius must be like None or preset_radius"),
+    ("preset_radius(1, 2, 3)", "lipschitz must be"),
+    ("preset_radius(1, 1)", r"needs \(lipschitz, strong_convexity, distance\)"),
     ("1", "does not fit"),
     ("'exact'", "does not fit"),
     (b"exact()", "written as text"),
@@ -149,9 +173,11 @@ def test_refused_in_one_sentence(text, reason):
 
 def test_wrong_kind_lists_what_fits():
     """Kills: the kind check dropped, so that an optimizer stands where a compressor should."""
-    with pytest.raises(ValueError, match="does not fit here; allowed: dithered, half, identity"):
+    with pytest.raises(
+        ValueError, match="does not fit here; allowed: dithered, entropy_coded, half, identity"
+    ):
         fb.parse("adam()", fb.Compressor)
-    assert notation.names(fb.Feedback) == ["error_feedback", "no_feedback"]
+    assert notation.names(fb.Feedback) == ["differential", "ef21", "error_feedback", "no_feedback"]
 
 
 @pytest.mark.parametrize("count", [50, 150, 340, 500, 1100, 20000])

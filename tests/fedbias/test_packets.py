@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import fedbias as fb
 from fedbias import packets
+from fedbias.rotation import rotate
 
 VECTOR = np.array([0.5, -2.0, 0.0, 1.5, -0.25, 4.0, 1e-3, 3.0, -1.0])
 COMPRESSORS = [
@@ -22,6 +23,10 @@ COMPRESSORS = [
     fb.top_k(0.3),
     fb.top_k(0.7),
     fb.random_k(0.3),
+    fb.entropy_coded(3.5),
+    fb.rotated(fb.uniform(3)),
+    fb.rotated(fb.random_k(0.3)),
+    fb.rotated(fb.entropy_coded(2)),
 ]
 NUMBER = {
     "identity": 1,
@@ -31,6 +36,7 @@ NUMBER = {
     "dithered": 5,
     "top_k": 6,
     "random_k": 7,
+    "entropy_coded": 9,
 }
 
 
@@ -38,9 +44,10 @@ def encoded(compressor, vector=VECTOR):
     return compressor.encode(vector, np.random.default_rng(0))
 
 
-def forged(codec, dim, tail, *, dtype=1, scaled=0, version=1, magic=b"fb"):
+def forged(codec, dim, tail, *, dtype=1, scaled=0, rotated=0, version=1, magic=b"fb"):
     """A packet whose checksum is right whatever the rest says."""
-    body = struct.pack("<2sBBBBI", magic, version, NUMBER.get(codec, codec), dtype, scaled, dim)
+    number, flags = NUMBER.get(codec, codec), scaled + 2 * rotated
+    body = struct.pack("<2sBBBBI", magic, version, number, dtype, flags, dim)
     return body + tail + struct.pack("<I", zlib.crc32(body + tail))
 
 
@@ -72,6 +79,21 @@ def test_bytes_of_a_scaled_packet_by_hand():
     assert bytes(free)[:-4].hex() == "66620104020003000000" + "03" + codes
 
 
+def test_bytes_of_a_rotated_packet_by_hand():
+    """Kills: a seed that is not sent, one before the scale, another flag."""
+    vector = np.array([2.0, -2.0, 0.5])
+    packet = fb.rotated(fb.uniform(3)).encode(vector, np.random.default_rng(5))
+    seed = int(np.random.default_rng(5).integers(2**63))
+    inner = fb.uniform(3).encode(rotate(vector, seed))
+    plain, data = bytes(inner), bytes(packet)
+    assert packet.rotation == seed and plain[5] == 1 and data[5] == 3
+    assert data[:5] + data[6:18] == plain[:5] + plain[6:18]  # the header and the scale
+    assert data[18:26] == struct.pack("<Q", seed) and data[26:-4] == plain[18:-4]
+    assert packet.payload_bits == 9 and packet.wire_bits == inner.wire_bits + 64
+    free = fb.rotated(fb.uniform(3)).encode(vector, np.random.default_rng(5), radius=4.0)
+    assert bytes(free)[5] == 2 and bytes(free)[10:18] == data[18:26]
+
+
 @pytest.mark.parametrize("compressor", COMPRESSORS, ids=repr)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_every_truncation_bit_flip_and_extension_is_refused(compressor, dtype):
@@ -97,7 +119,9 @@ IMPOSSIBLE = {
     "another version": (forged("identity", 1, ONE, version=2), "not a packet of version 1"),
     "unknown codec": (forged(0, 1, ONE), "impossible header: codec 0"),
     "unknown dtype": (forged("identity", 1, ONE, dtype=3), "dtype 3"),
-    "scaled neither 0 nor 1": (forged("uniform", 1, ONE + b"\1\0", scaled=2), "scaled 2"),
+    "a flag beyond two": (forged("uniform", 1, ONE + b"\1\0", scaled=5), "flags 5"),
+    "all flags": (forged("identity", 1, ONE, scaled=255), "flags 255"),
+    "seed cut off": (forged("sign", 1, ONE + bytes(7), scaled=1, rotated=1), "truncated"),
     "dim 0": (forged("identity", 0, b""), "dim 0"),
     "shorter than dim": (forged("identity", 2, ONE), "takes 22 bytes, not 18"),
     "longer than dim": (forged("identity", 1, ONE * 2), "takes 18 bytes, not 22"),
@@ -157,6 +181,9 @@ def test_possible_packets_next_to_the_impossible_ones():
     assert decoded(forged("half", 1, struct.pack("<he", -32768, 1))) == [0]
     assert decoded(forged("sign", 1, ONE + b"\x80", scaled=1)) == [1]
     assert decoded(forged("sign", 1, ONE + b"\0", scaled=1)) == [-1]
+    seed = struct.pack("<Q", 2**64 - 1)  # no encoder draws it, any may be undone
+    turned = decoded(forged("sign", 1, ONE + seed + b"\0", scaled=1, rotated=1))
+    assert turned in ([-1], [1])
 
 
 HUGE = 2**32 - 1
@@ -170,6 +197,9 @@ GREEDY = [
     forged("top_k", HUGE, struct.pack("<II", HUGE, 7) + ONE),
     forged("random_k", HUGE, struct.pack("<IQ", 1, 7) + ONE),  # and another one
     forged("random_k", HUGE, struct.pack("<IQ", HUGE, 7) + ONE),
+    forged("identity", HUGE, b"\7" * 8 + ONE, rotated=1),
+    forged("random_k", HUGE, b"\7" * 8 + struct.pack("<IQ", 1, 7) + ONE, rotated=1),
+    forged("entropy_coded", HUGE, struct.pack("<I", 0)),  # 18 bytes: zeros
 ]
 
 
@@ -250,11 +280,12 @@ def test_foreign_bytes(data):
     st.sampled_from(list(NUMBER)),
     st.sampled_from([1, 2]),
     st.one_of(st.none(), st.floats(width=32)),
+    st.one_of(st.none(), st.integers(0, 2**64 - 1)),
     st.one_of(st.integers(1, 40), st.integers(1, HUGE)),
     st.integers(0, 20),
     st.binary(min_size=1, max_size=40),
 )
-def test_foreign_bytes_behind_a_likely_header(codec, dtype, scale, dim, field, payload):
+def test_foreign_bytes_behind_a_likely_header(codec, dtype, scale, seed, dim, field, payload):
     """Fuzz behind the checksum and the length, so that the decoders are reached."""
     known, itemsize = packets._BY_NAME[codec], 4 * dtype
     fields = (field, 7)[: len(known.fields)]
@@ -263,8 +294,10 @@ def test_foreign_bytes_behind_a_likely_header(codec, dtype, scale, dim, field, p
     except fb.PacketError:
         length = len(payload)
     tail = b"" if scale is None else struct.pack("<f" if dtype == 1 else "<d", scale)
+    tail += b"" if seed is None else struct.pack("<Q", seed)
     tail += struct.pack("<" + known.fields, *fields) + (payload * 500)[:length]
-    survives(forged(codec, dim, tail, dtype=dtype, scaled=int(scale is not None)))
+    flags = {"scaled": int(scale is not None), "rotated": int(seed is not None)}
+    survives(forged(codec, dim, tail, dtype=dtype, **flags))
 
 
 def test_numbers_on_the_wire_are_never_reused():

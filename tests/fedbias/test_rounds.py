@@ -26,7 +26,7 @@ PLAN = fb.Plan(
     buffers=np.array([1.0, 1 / 3]),
 )
 PACKET = fb.sign().encode(np.array([0.1, -0.2], np.float32))
-REPORT = fb.Report(3, 2, PACKET, 10, 0.1 + 0.2, 40, True, fb.identity().encode(ODD))
+REPORT = fb.Report(3, 2, PACKET, 10, 0.1 + 0.2, 40, True, buffers=fb.identity().encode(ODD))
 
 
 def same(one, other):
@@ -44,6 +44,10 @@ def same(one, other):
         PLAN,
         replace(PLAN, batch_size=1, round=2**40, client=2**64 - 1),
         replace(PLAN, measure_bias=True),
+        replace(PLAN, shift=fb.nesterov(0.1, 1 / 3), feedback=fb.differential(memory=True)),
+        replace(PLAN, radius=0.1 + 0.2, shift=fb.gradient_descent(5e-324)),
+        replace(PLAN, radius=5e-324, feedback=fb.ef21(fb.preset_radius(2.0, 0.5, 1 / 3, 1.25))),
+        replace(PLAN, radius=1.7976931348623157e308),
         replace(PLAN, batch_size=None, buffers=None, acknowledged=0, round=0, seed=0, client=0),
         replace(PLAN, point=ODD.clip(-1, 1).astype(np.float32), buffers=np.float32([2])),
     ],
@@ -60,6 +64,7 @@ def test_a_plan_there_and_back(plan):
     [
         REPORT,
         replace(REPORT, buffers=None, lost_memory=False),
+        replace(REPORT, saturated=True),
         replace(REPORT, loss=5e-324),
         replace(REPORT, loss=math.inf),
         replace(REPORT, measured=Measured(0.1 + 0.2, 5e-324)),
@@ -84,6 +89,8 @@ def altered(message, **changes):
 
 
 NOT_WHOLE = ["1", 1.5, 1.0, True, None, ..., [1], {}, -2, math.nan]
+NOT_FLAGS = [0, 1, "no", None, ...]
+NOT_RADII = [0, 0.0, -1, -0.5, math.nan, math.inf, -math.inf, "1", True, [1.0], {}, 10**400, ...]
 BAD_HEADERS = [
     *((PLAN, {key: bad}) for key in ("round", "seed", "client") for bad in [*NOT_WHOLE, -1]),
     *((PLAN, {"acknowledged": bad}) for bad in NOT_WHOLE),
@@ -99,7 +106,9 @@ BAD_HEADERS = [
     *((message, {"round": json.loads("[" * 90 + "]" * 90)}) for message in (PLAN, REPORT)),
     *((PLAN, {"measure_bias": bad}) for bad in (0, 1, None, ..., "yes")),
     *((REPORT, {"measured": bad}) for bad in (0, "no", [], [1.0], [1.0, -1.0], [None, 1.0], ...)),
-    *((REPORT, {"lost_memory": bad}) for bad in (0, 1, "no", None, ...)),
+    *((REPORT, {key: bad}) for key in ("lost_memory", "saturated") for bad in NOT_FLAGS),
+    *((PLAN, {"radius": bad}) for bad in NOT_RADII),
+    *((PLAN, {"shift": bad}) for bad in ("uniform(2)", "no_feedback()", "adam(", "", 1, [], ...)),
 ]
 
 
@@ -144,7 +153,7 @@ def test_records_with_a_bad_packet(message, name):
 
 
 KEYS = ["round", "seed", "client", "acknowledged", "estimator", "batch_size", "compressor"]
-KEYS += ["feedback", "examples", "loss", "computed", "lost_memory"]
+KEYS += ["feedback", "examples", "loss", "computed", "lost_memory", "saturated", "radius", "shift"]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),

@@ -317,7 +317,7 @@ def test_without_resume_a_run_starts_anew(call, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["run", "digit"], r"there is no preset 'digit'; known: digits, .*, or a file$"),
+        (["run", "digit"], r"there is no preset 'digit'; known: .*digits, .*, or a file$"),
         (["compare", "nope"], r"there is no comparison 'nope'; known: digits.*, or a file$"),
         (["run", "--rounds=ten"], r"digits.toml \+ options: rounds = 'ten': must be a whole num"),
         (["run", "--cohort=yes"], r"digits.toml \+ options: cohort = 'yes': must be true or fal"),

@@ -1,0 +1,1 @@
+def draw(results, path): path.write_bytes(b"")

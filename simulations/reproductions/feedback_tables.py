@@ -1,0 +1,2 @@
+def table(results): return [["a","b"]]
+def notes(results): return []
