@@ -45,7 +45,7 @@ class Lattice(Compressor):
         lattice point is a codeword: covering (r_cov/r_pack)/(1 − 2^−b) a block. With it, and
         always for one bit, the radius is 2^b·r_pack, that of the ball inside 2^b·V: the grid is
         finer by .42, .19, .09 bit at b = 2, 3, 4, but near the sphere the closest point may be
-        no codeword, and the guarantee is 1 + r_cov/r_pack a block: 2.42 (A2: 2.16).
+        no codeword, and the guarantee is 1 + r_cov/r_pack a block: 2.41 (A2: 2.15).
 
     Notes
     -----

@@ -112,8 +112,9 @@ def lossless_rate(method: Tuned, covering: float = 1.0) -> float:
 def converse(method: Tuned, bits: float) -> float:
     """max{σ, 2^(−R)}: no quantized form of the method contracts faster with R bits a dimension.
 
-    Stated for gradient descent (arXiv 2002.02508); the 2^(−R) in it holds for every method, by
-    counting balls.
+    Proved for gradient descent (arXiv 2002.02508). For NAG and HB only the 2^(−R) in it is a bound
+    from below, by counting balls: their σ is what is known from above, and on quadratics NAG is
+    faster.
     """
     return max(method.rate, math.exp2(-bits))
 

@@ -1,6 +1,6 @@
 """The papers' experiments, each a file of this folder; ``python -m simulations reproduce NAME``."""
 
-from . import biases, differential, parallel_momentum
+from . import biases, differential, feedback, parallel_momentum
 from .base import Cell, Options, Reproduction, Result, Results
 from .runner import check, compute
 
@@ -8,6 +8,7 @@ REPRODUCTIONS = {
     "parallel-momentum": parallel_momentum.REPRODUCTION,
     "biases": biases.REPRODUCTION,
     "differential-quantization": differential.REPRODUCTION,
+    "feedback": feedback.REPRODUCTION,
 }
 
 __all__ = [

@@ -17,7 +17,7 @@ def costs(every: Sequence[Row], ten: Result | None) -> list[str]:
     small = [row for row in squares if row.cell["n"] == 16]
     return [
         *_saved(small),
-        *_naive(small),
+        *_naive([*small, *digits]),
         *_scales(small, "least squares, κ = 10"),
         *_saturation(every),
         *_digits(digits),
@@ -37,26 +37,25 @@ def _saved(small: Sequence[Row]) -> list[str]:
     ]
 
 
-def _naive(small: Sequence[Row]) -> list[str]:
+def _naive(shown: Sequence[Row]) -> list[str]:
     """What naive quantization costs, likewise."""
     parts, winners = [], []
-    for row in small:
-        if row.usual and row.way.startswith("naive"):
-            share, where = (
-                _share(row, small),
-                f"{NAMES[row.cell['method']]} κ = {row.cell['kappa']:g}",
-            )
-            parts.append(f"{where} {'never there' if share is None else f'{share:.2f}'}")
-            winners += [where] if share is not None and share < 1 else []
+    for row in shown:
+        if not row.usual or not row.way.startswith("naive"):
+            continue
+        kind = "digits" if row.cell["problem"] == "digits" else f"κ = {row.cell['kappa']:g}"
+        where, share = f"{NAMES[row.cell['method']]} {kind}", _share(row, shown)
+        parts.append(f"{where}: {'never there' if share is None else f'{share:.2f}'}")
+        winners += [where] if share is not None and share < 1 else []
     if not parts:
         return []
     won = f" It needs fewer bits than preset DQ here: {', '.join(winners)}." if winners else ""
     return [f"Naive quantization, likewise: {', '.join(parts)}.{won}"]
 
 
-def _share(row: Row, small: Sequence[Row]) -> float | None:
+def _share(row: Row, shown: Sequence[Row]) -> float | None:
     """Fewest bits relative to scalar DQ on the same problem."""
-    scalar = next((r.cheapest for r in small if r.way == "scalar" and r.place == row.place), None)
+    scalar = next((r.cheapest for r in shown if r.way == "scalar" and r.place == row.place), None)
     if scalar is None or row.cheapest is None:
         return None
     return float(row.cheapest["bits"] / scalar["bits"])

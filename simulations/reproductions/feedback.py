@@ -20,26 +20,28 @@ from ..settings import SettingsError
 from .base import Cell, Options, Reproduction, Result
 from .feedback_cases import (
     COMPRESSORS,
-    EARLY,
-    FAR,
     FEEDBACKS,
-    NEAR,
     ROUNDS,
     SEEDS,
     SETTINGS,
     SHARES,
+    heterogeneity,
+    problem_of,
+    step_of,
+)
+from .feedback_draw import draw
+from .feedback_runs import (
+    EARLY,
+    FAR,
+    NEAR,
     TINY,
     Trace,
     end,
     follow,
-    heterogeneity,
     mean_gap,
-    problem_of,
     reached,
     stays,
-    step_of,
 )
-from .feedback_draw import draw
 from .feedback_tables import notes, table
 
 BITS = (1, 2, 3, 4)

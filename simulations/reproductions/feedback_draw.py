@@ -1,1 +1,2 @@
-def draw(results, path): path.write_bytes(b"")
+def draw(results, path):
+    path.write_bytes(b"")

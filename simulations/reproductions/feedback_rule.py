@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .base import Result, Results
-from .feedback_cases import FEEDBACKS, SETTINGS, SHARES, mean_gap
+from .feedback_cases import FEEDBACKS, SETTINGS, SHARES
+from .feedback_runs import mean_gap
 
 BITS = (2, 3, 4)  # that the rule looks at
 DIFFERENT = ("squares", "digits")  # the problems whose clients differ

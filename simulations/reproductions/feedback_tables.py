@@ -1,2 +1,6 @@
-def table(results): return [["a","b"]]
-def notes(results): return []
+def table(results):
+    return [["a", "b"]]
+
+
+def notes(results):
+    return []

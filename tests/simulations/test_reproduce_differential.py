@@ -343,7 +343,7 @@ def test_who_needs_fewer_bits():
     best = {row.way: row.cheapest["bits"] for row in rows(results)}
     assert best["scalar"] == best["naive"] == 60 and best["e8"] == 40
     assert "E8 needs 0.67 to 0.67 times" in said(results, "At the cheapest R")
-    assert said(results, "Naive quantization") == "Naive quantization, likewise: GD κ = 1.5 1.00."
+    assert said(results, "Naive quantization") == "Naive quantization, likewise: GD κ = 1.5: 1.00."
     for run in results["gd-naive-1.5"]["runs"]:
         run["bits"] = None if run["bits"] is None else run["bits"] / 2
     assert said(results, "Naive quantization").endswith("than preset DQ here: GD κ = 1.5.")
