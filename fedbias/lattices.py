@@ -86,6 +86,14 @@ class RootLattice:
         return np.linalg.pinv(self.basis)
 
 
+def times(rows: Points, matrix: Points) -> Points:
+    """The product, summed column by column: BLAS may round otherwise on another machine."""
+    total = rows[:, :1] * matrix[0]
+    for place in range(1, len(matrix)):
+        total += rows[:, place : place + 1] * matrix[place]
+    return total
+
+
 def _squares(points: Points) -> Points:
     squares: Points = np.einsum("ij,ij->i", points, points)
     return squares

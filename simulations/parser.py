@@ -43,7 +43,9 @@ def parser() -> argparse.ArgumentParser:
     _add_reproduce(verbs)
     bench = _add_verb(verbs, "bench", "what things cost, as ratios in one run", "BENCHMARK")
     bench.add_argument(
-        "benchmark", choices=sorted(BENCHMARKS), help="many clients computed together"
+        "benchmark",
+        choices=sorted(BENCHMARKS),
+        help="clients computed together; what quantizers lose",
     )
     bench.add_argument("--repeats", type=int, default=5, help="turns to time [5]")
     bench.add_argument("--save", type=Path, help="also keep table and JSON as SAVE.*")

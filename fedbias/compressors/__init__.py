@@ -2,10 +2,10 @@
 
 from .base import Compressor, Guarantee
 from .dense import Half, Identity
-from .entropy_coded import EntropyCoded
-from .lattice import Lattice
+from .entropy import EntropyCoded
+from .nested import Lattice
 from .quantizers import Dithered, Sign, Uniform
-from .rotated import Rotated
+from .rotations import Rotated
 from .sparse import RandomK, TopK
 
 identity, half = Identity, Half

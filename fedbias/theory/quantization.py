@@ -133,7 +133,7 @@ def lattice_covering(name: str) -> float:
     """ρ of a lattice whose points are counted on the ball: the n-th root of its thickness.
 
     A2 1.0996, D4 1.2533, E8 1.1914, Leech 1.0900. A nested code of the lattice, which has exactly
-    2^(nb) points, does NOT reach it: see :class:`fedbias.compressors.lattice.Lattice`.
+    2^(nb) points, does NOT reach it: see :class:`fedbias.compressors.nested.Lattice`.
     """
     checks.choice("lattice_covering", "name", name, tuple(_LATTICES))
     dim, radius, volume = _LATTICES[name]

@@ -2,9 +2,12 @@
 
 from collections.abc import Callable
 
-from . import cohort
+from . import cohort, quantizers
 from .measure import Finding
 
-BENCHMARKS: dict[str, Callable[[int], Finding]] = {"cohort": cohort.benchmark}
+BENCHMARKS: dict[str, Callable[[int], Finding]] = {
+    "cohort": cohort.benchmark,
+    "quantizers": quantizers.benchmark,
+}
 
 __all__ = ["BENCHMARKS", "Finding"]

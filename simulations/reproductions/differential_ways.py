@@ -11,7 +11,7 @@ import fedbias as fb
 from fedbias import theory
 from fedbias.compressors import Compressor
 from fedbias.compressors.base import Guarantee
-from fedbias.compressors.lattice import Lattice, boundary_blocks
+from fedbias.compressors.nested import Lattice, boundary_blocks
 from fedbias.feedback import Feedback
 from fedbias.packets import Fields
 from fedbias.vectors import Vector, norm

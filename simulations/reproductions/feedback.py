@@ -34,6 +34,7 @@ from .feedback_runs import (
     EARLY,
     FAR,
     NEAR,
+    POINTS,
     TINY,
     Trace,
     end,
@@ -47,7 +48,6 @@ from .feedback_tables import notes, table
 BITS = (1, 2, 3, 4)
 ACCELERATED = ("full", "half-lossy")  # where Nesterov's method runs too
 DRAWN = 2  # bits of the trajectories that are kept
-POINTS = 5  # every so many rounds of them
 ALIKE = tuple(name for name, setting in SETTINGS.items() if setting.share == 1)  # one client's
 
 
@@ -108,9 +108,13 @@ class Setup:
     def _run(self, feedback: str, way: str, seed: int) -> Trace:
         problem = problem_of(self.problem, seed)
         return follow(
-            *(problem, step_of(problem, way)),
-            *(COMPRESSORS[self.compressor](self.bits), FEEDBACKS[feedback]),
-            *(SETTINGS[self.setting], self.rounds, seed),
+            problem,
+            step_of(problem, way),
+            COMPRESSORS[self.compressor](self.bits),
+            FEEDBACKS[feedback],
+            SETTINGS[self.setting],
+            self.rounds,
+            seed,
         )
 
     def _summary(self, traces: Sequence[Trace]) -> Result:

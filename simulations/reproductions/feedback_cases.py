@@ -1,4 +1,4 @@
-"""What ``reproduce feedback`` compares: problems whose clients differ, feedbacks, settings, steps."""
+"""What ``reproduce feedback`` compares: clients that differ, feedbacks, settings, steps."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from fedbias.randomness import SERVER, Purpose, generator
 from fedbias.vectors import norm
 
 from ..data.datasets import digits
-from .floors import Problem
+
+Problem = fb.LeastSquares | fb.Logistic
 
 SEEDS = (0, 1, 2, 3, 4)
 ROUNDS = 150
@@ -44,7 +45,7 @@ class Setting:
 
     def asked(self, clients: int, seed: int, round: int) -> list[int]:
         """The clients of a round."""
-        return fb.sample_clients(seed, round, range(clients), round_up(self.share * clients))
+        return fb.sample_clients(seed, round, range(clients), math.ceil(self.share * clients))
 
     def missing(self, clients: int, seed: int, round: int) -> list[int]:
         """The clients whose reply does not arrive."""
@@ -57,11 +58,6 @@ SETTINGS = {
     "half": Setting(0.5, 0.0),
     "half-lossy": Setting(0.5, 0.2),
 }
-
-
-def round_up(number: float) -> int:
-    """A share of the clients is at least one of them."""
-    return math.ceil(number)
 
 
 # The problems -------------------------------------------------------------------------------------

@@ -15,13 +15,13 @@ from fedbias.optimizers import Optimizer
 from fedbias.server import Outcome, ServerState
 from fedbias.vectors import Vector, norm
 
-from .feedback_cases import Setting
-from .floors import Problem
+from .feedback_cases import Problem, Setting
 
 TINY = 1e-10  # of the start: a run that gets there is over
 NEAR = 1e-6  # speed: rounds to this share of the start
 FAR = 1e3  # a run that is so many times as far from x* as its start has diverged
 EARLY = 20  # the round whose gap --check compares
+POINTS = 5  # every so many rounds of a kept curve
 
 
 class _FarAway(Exception):

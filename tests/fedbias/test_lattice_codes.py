@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import fedbias as fb
 from fedbias import lattices
-from fedbias.compressors.lattice import boundary_blocks
+from fedbias.compressors.nested import boundary_blocks
 from fedbias.lattices import A2
 from tests.tools.lattice_points import (
     HALF,

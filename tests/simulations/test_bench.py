@@ -3,10 +3,12 @@
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import fedbias as fb
 from simulations.__main__ import main
-from simulations.benchmarks import cohort, measure
+from simulations.benchmarks import cohort, measure, quantizers
 from simulations.benchmarks.measure import in_turns, ratio
 from simulations.models import mlp
 
@@ -55,6 +57,48 @@ def test_the_cohort_benchmark_measures_equal_results(tmp_path, monkeypatch, caps
     assert all(seconds > 0 for seconds in found["seconds"].values())
     assert "mlp(hidden=5)" in capsys.readouterr().out
     assert not Path("kept.png").exists()
+
+
+def test_the_quantizers_benchmark(tmp_path, monkeypatch, capsys):
+    """Every row has its bytes, an error no smaller than Shannon's limit and its times.
+
+    Kills: a rate without headers, the inverse of a ratio, a quoted row among the measured ones.
+    """
+    pytest.importorskip("constriction")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(quantizers, "DIM", 4096)
+    assert main(["bench", "quantizers", "--repeats", "1", "--save", "kept"]) == 0
+    kept = json.loads(Path("kept.json").read_text("utf-8"))["cells"]
+    assert "uniform(bits=4)" in kept and "entropy_coded(bits=0.5)" in kept
+    assert not any("EDEN" in name for name in kept)
+    for name, found in kept.items():
+        assert found["bits"] == 8 * found["bytes"] / 4096
+        assert found["of_limit"] == pytest.approx(found["vnmse"] * 4 ** found["bits"])
+        assert found["of_limit"] > 0.9 or name == "identity()"  # 4096 entries: a sample's norm
+        assert all(0 < low <= middle <= high for middle, low, high in [found["encode_ratio"]])
+    uniform = fb.uniform(2)
+    assert kept[repr(uniform)]["bytes"] == uniform.wire_bytes(4096)
+    assert (
+        kept["half()"]["vnmse"] < kept["entropy_coded(bits=4)"]["vnmse"] < kept["sign()"]["vnmse"]
+    )
+    table = Path("kept.md").read_text("utf-8")
+    assert "| OpenFL EDEN, 2 bit (quoted) | 2 | 0.133 | 2.128 × |" in table
+    assert table.count("\n| ") == 2 - 1 + len(kept) + 3
+
+
+def test_the_committed_quantizers():
+    """Within what the README says. Kills: a result of another vector or of other code."""
+    path = Path(__file__).parents[2] / "simulations/results/bench-quantizers.json"
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    for bits in (2, 4):
+        found = cells[repr(fb.entropy_coded(bits))]
+        assert abs(found["bits"] / bits - 1) <= 0.01
+        assert 1 <= found["vnmse"] * 4**bits <= 1.45
+    for bits in quantizers.RATES:
+        for compressor in quantizers.of_rate(bits):
+            if compressor.codec != "entropy_coded":
+                predicted = compressor.wire_bytes(10**6, np.float32)
+                assert cells[repr(compressor)]["bytes"] == predicted
 
 
 @pytest.mark.parametrize("repeats", ["0", "-1"])

@@ -10,7 +10,7 @@ import pytest
 
 import fedbias as fb
 from fedbias import theory
-from fedbias.compressors.lattice import boundary_blocks
+from fedbias.compressors.nested import boundary_blocks
 from simulations.__main__ import main
 from simulations.output import Progress
 from simulations.reproductions import differential_digits as digits

@@ -43,7 +43,10 @@ BAD = {
     "estimator": ("clipped(radius=-1.0)", "clipped: radius must be a number > 0"),
     "batch_size": (-1, "must be a whole number >= 0"),
     "compressor": ("uniform(bits=0)", "uniform: bits must be a whole number >= 1 and <= 16, not 0"),
-    "feedback": ("error_feedback(radius=1)", "error_feedback: radius must be like None or preset_radius("),
+    "feedback": (
+        "error_feedback(radius=1)",
+        "error_feedback: radius must be like None or preset_radius(",
+    ),
     "optimizer": ("heavy_ball(step_size=0.1, beta=2)", "heavy_ball: beta must be a number > 0"),
     "weights": ("by_examples", "must be 'uniform' or 'examples'"),
     "minimum_replies": (0, "must be a whole number >= 1"),
@@ -140,11 +143,19 @@ def test_an_unknown_key_is_refused_with_a_suggestion(key, hint):
     [
         ("compressor", "topk(fraction=0.1)", "; did you mean top_k? (allowed: dithered(bits), "),
         ("compressor", "fb.top_k(fraction=0.1)", "; did you mean top_k? "),
-        ("compressor", "zip", " (allowed: dithered(bits), entropy_coded(bits), half(), identity(), "),
+        (
+            "compressor",
+            "zip",
+            " (allowed: dithered(bits), entropy_coded(bits), half(), identity(), ",
+        ),
         ("optimizer", "sign()", " (allowed: adagrad(step_size), "),
         ("optimizer", "sgd(lr=0.1)", " (allowed: adagrad(step_size), "),
         ("estimator", "top_k(fraction=0.1)", " (allowed: clipped(radius, inner), exact(), "),
-        ("feedback", "identity()", " (allowed: differential(radius, memory), ef21(radius), error_feedback("),
+        (
+            "feedback",
+            "identity()",
+            " (allowed: differential(radius, memory), ef21(radius), error_feedback(",
+        ),
         ("model", "resnet", "; did you mean resnet18? "),
         ("partition", "", " (allowed: contiguous(), dirichlet(alpha), iid(), natural())"),
         ("stop", "accuracy>0.9", " (allowed: until(accuracy, loss, gradient_norm, "),

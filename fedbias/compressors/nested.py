@@ -158,7 +158,7 @@ def _unit_blocks(vector: Vector, width: int, scale: float) -> Points:
 
 
 def _lattice_units(code: RootLattice, blocks: Points, fields: Fields) -> Points:
-    return blocks @ (code.frame * lattices.reach(fields[1], bool(fields[2])))
+    return lattices.times(blocks, code.frame * lattices.reach(fields[1], bool(fields[2])))
 
 
 def _quantized(code: RootLattice | None, blocks: Points, fields: Fields) -> NDArray[Any]:
@@ -175,9 +175,8 @@ def _restored(code: RootLattice | None, codes: NDArray[Any], fields: Fields) -> 
     bits = fields[1]
     if code is None:
         return (2.0 * codes + 1) / (1 << bits) - 1
-    points = lattices.codewords(code, bits, codes) @ code.frame.T
-    blocks: Points = points / lattices.reach(bits, bool(fields[2]))
-    return blocks
+    points = lattices.times(lattices.codewords(code, bits, codes), code.frame.T)
+    return points / lattices.reach(bits, bool(fields[2]))
 
 
 def _decode(packet: Packet, scale: float) -> Vector:
