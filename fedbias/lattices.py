@@ -88,7 +88,7 @@ class RootLattice:
 
 def times(rows: Points, matrix: Points) -> Points:
     """The product, summed column by column: BLAS may round otherwise on another machine."""
-    total = rows[:, :1] * matrix[0]
+    total: Points = rows[:, :1] * matrix[0]
     for place in range(1, len(matrix)):
         total += rows[:, place : place + 1] * matrix[place]
     return total

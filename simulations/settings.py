@@ -24,8 +24,8 @@ from pydantic import (
 )
 
 import fedbias as fb
-from fedbias.notation import parse
 from fedbias.algorithm import Algorithm
+from fedbias.notation import parse
 from fedbias.stopping import Until
 
 from .data import Partition
