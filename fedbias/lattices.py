@@ -66,6 +66,8 @@ class RootLattice:
         r_cov, the largest distance from Λ; the packing radius is √½ for all.
     offsets : tuple of float
         What the coordinates of one lattice point may all differ by from whole numbers.
+    safe_only : bool
+        Its shells are too large to be searched: only the safe ball can be coded (``reach``).
     """
 
     name: str
@@ -74,6 +76,7 @@ class RootLattice:
     closest: Callable[[Points], Points]
     covering_radius: float
     offsets: tuple[float, ...] = (0.0,)
+    safe_only: bool = False
 
     @property
     def dim(self) -> int:
@@ -156,9 +159,15 @@ def nearest_codewords(lattice: RootLattice, bits: int, points: Points) -> Points
     √(t + 2) − ‖u − λ‖ from u (norms are even), so a codeword within that distance is the nearest.
     6 is always enough: a codeword lies within r_cov + √½ of u (see ``covering``), which is less
     than √8 − r_cov.
+
+    With ``safe_only`` the points are of the smaller ball of ``reach``. There a closest point that
+    is no codeword is a tie on the sphere: a little further inside, the other one is found.
     """
     nearest = lattice.closest(points)
     lost = np.flatnonzero(~is_codeword(lattice, bits, nearest))
+    if lattice.safe_only:
+        nearest[lost] = lattice.closest(points[lost] * (1 - 2.0**-40))
+        return nearest
     for limit in (2, 4, 6):
         shells = short_vectors(lattice, limit)
         unsure = []

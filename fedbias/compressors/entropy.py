@@ -53,14 +53,17 @@ class EntropyCoded(Compressor):
     codec = "entropy_coded"
 
     def __post_init__(self) -> None:
-        checks.real("entropy_coded", "bits", self.bits, above=0, most=16)
+        checks.real(self.name, "bits", self.bits, above=0, most=16)
 
     def _encode(
         self, vector: Vector, rng: Generator, radius: float | None
     ) -> tuple[float | None, Fields, bytes]:
         budget = max(int(self.bits * vector.size / 8), LEAST)
-        payload = _payload(vector, budget)
+        payload = self._payload(vector, budget)
         return None, (len(payload),), payload
+
+    def _payload(self, vector: Vector, budget: int) -> bytes:
+        return _payload(vector, budget)
 
     def guarantee(self, dim: int) -> Guarantee:
         """Zero is a code, and a centroid is no worse: ω = 1. No α and no ρ hold for every v."""
@@ -69,7 +72,7 @@ class EntropyCoded(Compressor):
     def fields(self, dim: int) -> Fields:
         """Nobody knows the length beforehand (ValueError)."""
         raise ValueError(
-            "entropy_coded: the length depends on the vector; encode it and look at wire_bits"
+            f"{self.name}: the length depends on the vector; encode it and look at wire_bits"
         )
 
 
@@ -78,7 +81,7 @@ def _payload(vector: Vector, budget: int) -> bytes:
     magnitude, negative = np.abs(vector.astype(np.float64)), vector < 0
     target = budget
     while target > 0 and magnitude.any():
-        found = _solve(magnitude, negative, 8 * target, 8 * vector.itemsize)
+        found = finest(magnitude, negative, 8 * target, 8 * vector.itemsize)
         if found is None:
             break
         payload = entropy_payload.write(vector, *found)
@@ -88,7 +91,7 @@ def _payload(vector: Vector, budget: int) -> bytes:
     return b""
 
 
-def _solve(
+def finest(
     magnitude: Vector, negative: NDArray[np.bool_], budget: float, raw: int
 ) -> tuple[float, int] | None:
     """The finest step whose payload is estimated at no more than ``budget`` bits, and its grain.
@@ -102,8 +105,8 @@ def _solve(
     while high - low > 2**-12:
         middle = (low + high) / 2
         step = entropy_payload.coarse(2.0**middle)
-        finest = symbols(entropy_payload.cells(magnitude, step), negative, GRAINS[-1])
-        counts = np.bincount(finest, minlength=len(coarser(0)))
+        symbol = symbols(entropy_payload.cells(magnitude, step), negative, GRAINS[-1])
+        counts = np.bincount(symbol, minlength=len(coarser(0)))
         near = GRAINS[max(grain - 1, 0) : grain + 2]
         needed, grain = min((_bits(counts, each, raw), each) for each in near)
         if needed > budget:
@@ -129,8 +132,9 @@ def _bits(finest: Ints, grain: int, raw: int) -> float:
     return float(code + raw * escapes + 8 * (5 + varints + 2 * gaps + centroids + 4))
 
 
-def _sizes(dim: int, itemsize: int, fields: Fields) -> tuple[int, int]:
+def sizes(dim: int, itemsize: int, fields: Fields) -> tuple[int, int]:
+    """Code bits and bytes of a payload whose length is the codec's one field."""
     return 8 * fields[0], fields[0]
 
 
-register(Codec("entropy_coded", 9, "I", _sizes, entropy_payload.read))
+register(Codec("entropy_coded", 9, "I", sizes, entropy_payload.read))

@@ -1,4 +1,4 @@
-"""What :class:`entropy_coded` sends, and how it is read.
+"""What :class:`entropy_coded` and :class:`trellis_coded` send, and how it is read.
 
 ::
 
@@ -44,6 +44,15 @@ class Head(NamedTuple):
     centroids: NDArray[np.int8]  # likewise, 0 where there is none
 
 
+class Sent(NamedTuple):
+    """What a payload says of every entry."""
+
+    head: Head
+    number: Ints
+    symbol: Ints
+    escapes: Vector  # those that were sent as they are
+
+
 def coarse(step: float) -> float:
     """The step, rounded down to what 4 bytes hold."""
     return float(struct.unpack("<d", bytes(4) + struct.pack("<d", step)[4:])[0])
@@ -57,11 +66,27 @@ def cells(magnitude: Vector, step: float) -> Ints:
 
 def write(vector: Vector, step: float, grain: int) -> bytes:
     """The payload of a vector."""
-    wide, negative, known = vector.astype(np.float64), vector < 0, table(grain)
+    wide = vector.astype(np.float64)
     cell = cells(np.abs(wide), step)
-    symbol = symbols(cell, negative, grain)
+    number = np.where(wide < 0, -cell, cell)
+    with np.errstate(over="ignore"):
+        return write_numbers(vector, number, wide / step - number, step, grain)
+
+
+def write_numbers(vector: Vector, number: Ints, off: Vector, step: float, grain: int) -> bytes:
+    """The payload of a vector whose entries have these numbers.
+
+    Parameters
+    ----------
+    number : ndarray of int32, shape (dim,)
+        Of either sign; of magnitude FAR where the entry is sent as it is.
+    off : ndarray, shape (dim,)
+        How far every entry is from what its number stands for, in steps; at most 1/2.
+    """
+    known, cell = table(grain), np.abs(number)
+    symbol = symbols(cell, number < 0, grain)
     counts = np.bincount(symbol, minlength=len(known.lowest))
-    centroids = _centroids(wide, cell, symbol, counts, step)
+    centroids = _centroids(np.where(cell < FAR, off, 0), symbol, counts)
     present, rank = _ranks(counts)
     parts = [struct.pack("<d", step)[4:], bytes([grain]), _write_counts(counts)]
     parts.append(centroids[centred(counts, known)].tobytes())
@@ -76,6 +101,19 @@ def read(packet: Packet, scale: float) -> Vector:
     """The vector of a payload; PacketError where it is none."""
     if not packet.payload:
         return np.zeros(packet.dim, packet.dtype)
+    sent = read_numbers(packet)
+    return values(sent, sent.number, packet.dtype)
+
+
+def read_numbers(packet: Packet) -> Sent:
+    """What :func:`write_numbers` wrote; PacketError where it is nothing of the kind."""
+    try:
+        return _read_numbers(packet)
+    except ValueError as wrong:
+        raise PacketError(f"{packet.codec}: {wrong}") from None
+
+
+def _read_numbers(packet: Packet) -> Sent:
     head, at = _read_head(packet.payload, packet.dim)
     known, kind = table(head.grain), np.dtype(packet.dtype)
     ends = [at + kind.itemsize * int(head.counts[known.escape])]
@@ -83,36 +121,30 @@ def read(packet: Packet, scale: float) -> Vector:
     for bits in widths:
         ends.append(ends[-1] + packed_size(int(head.counts[known.width == bits].sum()), bits))
     if len(packet.payload) < ends[-1]:
-        raise PacketError(f"entropy_coded: {len(packet.payload)} bytes are too few for its tables")
+        raise ValueError(f"{len(packet.payload)} bytes are too few for its tables")
     present, _ = _ranks(head.counts)
-    try:
-        ranks = extras_entropy.decode(packet.payload[ends[-1] :], head.counts[present], packet.dim)
-    except ValueError as wrong:
-        raise PacketError(f"entropy_coded: {wrong}") from None
+    ranks = extras_entropy.decode(packet.payload[ends[-1] :], head.counts[present], packet.dim)
     symbol = present[ranks]
     number, width = known.lowest[symbol], known.width[symbol]
     for bits, start, stop in zip(widths, ends, ends[1:], strict=False):
         chosen = width == bits
         number[chosen] += unpack(packet.payload[start:stop], int(chosen.sum()), bits)
-    vector = _values(number, symbol, head, known, kind)
     escapes = np.frombuffer(packet.payload[at : ends[0]], kind.newbyteorder("<"))
-    vector[symbol == known.escape] = escapes
+    return Sent(head, known.sign[symbol] * number, symbol, escapes)
+
+
+def values(sent: Sent, middle: Vector, kind: np.dtype[Any], sign: Vector | int = 1) -> Vector:
+    """The entries, where a number stands for ``sign`` times its ``middle``, in steps."""
+    head, most = sent.head, np.finfo(kind).max
+    with np.errstate(over="ignore"):
+        places = sign * (middle + head.centroids[sent.symbol].astype(np.float64) / FINE)
+        vector: Vector = np.clip(places * head.step, -most, most).astype(kind)
+    vector[sent.symbol == table(head.grain).escape] = sent.escapes
     return vector
 
 
-def _values(number: Ints, symbol: Ints, head: Head, known: Table, kind: np.dtype[Any]) -> Vector:
-    most = np.finfo(kind).max
-    with np.errstate(over="ignore"):
-        places = known.sign[symbol] * number + head.centroids[symbol].astype(np.float64) / FINE
-        return np.clip(places * head.step, -most, most).astype(kind)
-
-
-def _centroids(
-    wide: Vector, cell: Ints, symbol: Ints, counts: Ints, step: float
-) -> NDArray[np.int8]:
-    with np.errstate(over="ignore", invalid="ignore"):  # beyond all cells: not used
-        inside = np.where(cell < FAR, wide / step - np.where(wide < 0, -cell, cell), 0)
-    sums = np.bincount(symbol, weights=inside, minlength=len(counts))
+def _centroids(off: Vector, symbol: Ints, counts: Ints) -> NDArray[np.int8]:
+    sums = np.bincount(symbol, weights=off, minlength=len(counts))
     means = np.rint(sums / np.maximum(counts, 1) * FINE).clip(-FINE // 2, FINE // 2 - 1)
     return means.astype(np.int8)
 
@@ -147,7 +179,7 @@ def _write_counts(counts: Ints) -> bytes:
 def _read_head(data: bytes, dim: int) -> tuple[Head, int]:
     step = struct.unpack("<d", bytes(4) + data[:4])[0] if len(data) > 4 else math.nan
     if not 0 < step < math.inf or data[4] not in GRAINS:
-        raise PacketError(f"entropy_coded: a step of {step} or its grain is impossible")
+        raise ValueError(f"a step of {step} or its grain is impossible")
     grain, at, symbol, left = data[4], 5, 0, dim
     counts = np.zeros(len(table(grain).lowest), np.int64)
     while left:
@@ -156,13 +188,13 @@ def _read_head(data: bytes, dim: int) -> tuple[Head, int]:
             more, at = _read_varint(data, at)
             symbol += 1 + more
         if symbol >= len(counts) or count > left:
-            raise PacketError(f"entropy_coded: its counts do not sum to {dim}")
+            raise ValueError(f"its counts do not sum to {dim}")
         counts[symbol] = count
         symbol, left = symbol + (count > 0), left - count
     worth = centred(counts, table(grain))
     stop = at + int(worth.sum())
     if stop > len(data):
-        raise PacketError(f"entropy_coded: {len(data)} bytes are too few for its tables")
+        raise ValueError(f"{len(data)} bytes are too few for its tables")
     centroids = np.zeros(len(counts), np.int8)
     centroids[worth] = np.frombuffer(data[at:stop], np.int8)
     return Head(step, grain, counts, centroids), stop
@@ -185,4 +217,4 @@ def _read_varint(data: bytes, at: int) -> tuple[int, int]:
         value |= (data[at + place] & 127) << 7 * place
         if data[at + place] < 128:
             return value, at + place + 1
-    raise PacketError("entropy_coded: a count has no end")
+    raise ValueError("a count has no end")

@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from fedbias import checks, lattices
 from fedbias.bits import pack, packed_size, unpack
 from fedbias.lattices import A2, D4, E8, Points, RootLattice
+from fedbias.leech import LEECH
 from fedbias.notation import setting
 from fedbias.packets import Codec, Fields, Packet, PacketError, register
 
 from .base import Compressor, Guarantee, Vector, check_vector
 
 MAX_BITS = 16
-_LATTICES = (A2, D4, E8)  # the number on the wire is the place here
+_LATTICES = (A2, D4, E8, LEECH)  # the number on the wire is the place here
 _NAMES = tuple(known.name for known in _LATTICES)
 _BLOCKS = 1 << 15  # blocks handled at once: bounds the memory
 

@@ -30,6 +30,7 @@ from .feedback_cases import (
     step_of,
 )
 from .feedback_draw import draw
+from .feedback_notes import notes
 from .feedback_runs import (
     EARLY,
     FAR,
@@ -43,7 +44,7 @@ from .feedback_runs import (
     reached,
     stays,
 )
-from .feedback_tables import notes, table
+from .feedback_tables import table
 
 BITS = (1, 2, 3, 4)
 ACCELERATED = ("full", "half-lossy")  # where Nesterov's method runs too

@@ -60,7 +60,7 @@ def test_the_estimate_that_the_step_is_solved_with(name, bits):
     """Within 12 bytes of the payload, all tables included. Kills: a table that is not counted."""
     vector = hard(name, 5000)
     magnitude, negative = np.abs(vector), vector < 0
-    step, grain = entropy._solve(magnitude, negative, bits * 5000, 64)
+    step, grain = entropy.finest(magnitude, negative, bits * 5000, 64)
     finest = cells.symbols(entropy_payload.cells(magnitude, step), negative, 6)
     estimate = entropy._bits(np.bincount(finest, minlength=2433), grain, 64)
     assert abs(estimate / 8 - len(entropy_payload.write(vector, step, grain))) <= 12

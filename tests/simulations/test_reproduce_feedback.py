@@ -24,9 +24,10 @@ from simulations.reproductions.feedback_cases import (
     step_of,
 )
 from simulations.reproductions.feedback_draw import draw
+from simulations.reproductions.feedback_notes import notes
 from simulations.reproductions.feedback_rule import chosen, divergent
 from simulations.reproductions.feedback_runs import TINY, Trace, end, follow, reached, stays
-from simulations.reproductions.feedback_tables import entry, notes, number, table
+from simulations.reproductions.feedback_tables import entry, number, table
 from simulations.reproductions.runner import check, compute
 
 
@@ -253,7 +254,7 @@ def test_the_notes_recommend_what_the_rule_chose():
     assert "with memory at a quarter of the tuned step, gap 1e-6." in said
     assert "nothing lost, the same rule: with memory at the tuned step, gap 1e-9." in said
     assert "some are silent, the same rule: with memory at a quarter" in said
-    assert "none in 0 cells, error feedback in 0 cells, EF21 in 1 cells" in said
+    assert "step, of 2 cells: with none in 0; error feedback in 0; EF21 in 1 (a); diff" in said
     none = " ".join(notes({"a": cell(dict.fromkeys(FEEDBACKS, (None, None)), bits=3)}))
     assert "has no feedback to default to" in none and "every feedback diverges" in none
 
@@ -269,6 +270,20 @@ def test_the_notes_on_nesterov_lattices_and_floors():
     assert "EF21 (1e-5), differential (diverges in 1 of 1)" in said
     assert "none (1e-2; diverges in 1 of 2) against (1e-2), error" in said
     assert "otherwise: none 1 of 2 and 0 of 0, error feedback 0 of 2" in said
+
+
+def test_the_notes_name_what_is_as_good_and_what_one_bit_leaves():
+    """Kills: a tie that is told as a victory, another setting's bit."""
+    gaps = {name: (1e-3, 1e-3) for name in FEEDBACKS}
+    best = gaps | {"EF21": (1e-10, 1e-3), "differential": (1e-10, 1e-3), "none": (1e-10, 1e-3)}
+    results = {"a": cell(best, problem="alone", reached=30.0)}
+    results["a"]["runs"]["differential"]["1"]["reached"] = 20.0
+    results["b"] = cell({"EF21": (None, 1e-3)}, bits=1, problem="alone")
+    results["c"] = cell({"EF21": (1e-7, 1e-3)}, bits=1, problem="alone", setting="full-lossy")
+    said = " ".join(notes(results))
+    assert "differential at the tuned step, gap 1e-10, the fastest; as low are none and EF" in said
+    assert "nothing lost: least squares, 1 client: none 1e-2, error feedback 1e-2, EF21 div" in said
+    assert "EF21 1e-7" not in said
 
 
 def test_results_that_are_not_all_there(tmp_path):

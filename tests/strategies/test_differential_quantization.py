@@ -2,6 +2,7 @@
 
 import inspect
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -153,5 +154,14 @@ def test_only_what_it_can_undo():
     """Kills: differential feedback under a step that makes more of an error than it knows."""
     for optimizer in (fb.heavy_ball(0.1, 0.5), fb.adam(), fb.adagrad(0.1), fb.adagrad_norm(0.1)):
         with pytest.raises(ValueError, match="undoes what its errors did.*use ef21"):
-            differential_quantization(optimizer, fb.uniform(4))
-    assert inspect.getdoc(differential_quantization).count(" : ") == 3
+            differential_quantization(optimizer, fb.uniform(4), fb.differential())
+
+
+def test_the_default_is_what_was_measured():
+    """Kills: a default that the committed comparison of feedbacks does not recommend."""
+    strategy = differential_quantization(fb.heavy_ball(0.1, 0.5), fb.uniform(4))
+    assert strategy.algorithm.feedback == fb.ef21()
+    made = Path(__file__).parents[2] / "simulations/results/feedback.md"
+    sentence = "strategies.differential_quantization defaults to feedback=ef21()"
+    assert sentence in made.read_text(encoding="utf-8")
+    assert "reproduce feedback" in inspect.getdoc(differential_quantization)
