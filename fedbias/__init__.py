@@ -18,6 +18,7 @@ from fedbias.compressors import (
     rotated,
     sign,
     top_k,
+    trellis_coded,
     uniform,
 )
 from fedbias.estimators import (
@@ -104,6 +105,7 @@ __all__ = [
     "sign",
     "theory",
     "top_k",
+    "trellis_coded",
     "uniform",
     "until",
 ]

@@ -1,10 +1,11 @@
-"""Root lattices and their nested (Voronoi) codes: closest points, codewords, no tables.
+"""Lattices and their nested (Voronoi) codes: closest points, codewords, no tables.
 
 Points are rows of ambient coordinates, in which every lattice point is a vector of whole or half
-numbers and hence exact: D4 and E8 live in their own space, A2 in the plane Σx = 0 of R³. The code
-Λ/2^bΛ has one codeword in each of its 2^(bk) cosets, the one that lies in 2^b·V, V the Voronoi
-cell of 0 (Conway and Sloane 1982, 1983). The closest-point functions break ties by fixed rules,
-so which of the representatives on the boundary of 2^b·V is the codeword is fixed too.
+numbers (Leech, in ``leech``: of quarters) and hence exact: D4 and E8 live in their own space, A2 in
+the plane Σx = 0 of R³. The code Λ/2^bΛ has one codeword in each of its 2^(bk) cosets, the one that
+lies in 2^b·V, V the Voronoi cell of 0 (Conway and Sloane 1982, 1983). The closest-point functions
+break ties by fixed rules, so which of the representatives on the boundary of 2^b·V is the codeword
+is fixed too.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Points = NDArray[np.float64]
-PACKING_RADIUS = math.sqrt(0.5)  # the shortest vectors of all three have length √2
+PACKING_RADIUS = math.sqrt(0.5)  # the shortest vectors of all have length √2
 _CHUNK = 1 << 21  # distances held at once in a search
 
 
@@ -161,7 +162,8 @@ def nearest_codewords(lattice: RootLattice, bits: int, points: Points) -> Points
     than √8 − r_cov.
 
     With ``safe_only`` the points are of the smaller ball of ``reach``. There a closest point that
-    is no codeword is a tie on the sphere: a little further inside, the other one is found.
+    is no codeword is a tie, at a point where the sphere touches (2^b − 1)·V, up to rounding: a
+    little further inside, the other point of the tie is the closest, and a codeword.
     """
     nearest = lattice.closest(points)
     lost = np.flatnonzero(~is_codeword(lattice, bits, nearest))

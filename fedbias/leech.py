@@ -1,15 +1,16 @@
-"""The Leech lattice: the extended Golay code, the closest point, exactly and without a search tree.
+"""The Leech lattice and its closest points, from the extended Golay code.
 
 Scaled to shortest vectors of length √2, Λ24 is a quarter of these integer vectors x (Conway and
 Sloane, Sphere Packings, ch. 4): x = 2c + 4z with Σz even, or x = 1 + 2c + 4z with Σz odd, c any
 word of the Golay code. So it has 2·4096 cosets of 4·D24; in each the closest point is found as in
 D24, by rounding and undoing the worst rounding where the parity is wrong, and the best of the 8192
-is the closest point of all. What a word costs is the sum over its halves of 12 coordinates, and
-all 4096 patterns of a half are summed up by doubling: six passes over a table instead of 24.
+is the closest point of all. What a word costs is the sum over its halves of 12 coordinates; a
+half has 4096 patterns, whose costs are summed up by doubling.
 
-No sum is taken by BLAS, so the result is the same on every machine. On points whose coordinates
-are multiples of 2^(−b−2), b ≤ 16, as a decoder has them, every number here is a multiple of 4^−b
-below 2^7 and hence exact: ties are real ties and go to the first coset.
+The points that a decoder asks for have coordinates that are multiples of 2^(−b−2), b ≤ 16. There
+every cost is a multiple of 4^−b below 2^7 and hence exact in any order: a tie is a real tie, and
+the first word wins, on every machine. Elsewhere rounding decides between points that are as near;
+no sum is left to BLAS, which may round otherwise on another machine.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from fedbias.lattices import Points, RootLattice
 
-_CHUNK = 64  # points handled at once: some tables of 4096 × 64 numbers
+_CHUNK = 32  # points handled at once: six tables of 4096 × 32 numbers
 _SQUARES = (0, 1, 3, 4, 5, 9)  # modulo 11
 
 
@@ -77,10 +78,7 @@ def _closest_in_half(points: Points, parity: int, spaces: tuple[Points, ...]) ->
     worst += 16  # a coordinate that is off by w costs (4 − w)² − w² more on the other side
     worst *= wrong
     costs += worst
-    columns = np.arange(points.shape[1])
-    words, places = np.nonzero(costs == costs.min(axis=0))
-    pick = np.empty_like(columns)
-    pick[places[::-1]] = words[::-1]  # of those that are as close, the first one
+    pick, columns = costs.argmin(axis=0), np.arange(points.shape[1])
     word = _WORDS[pick].T
     found: Points = 2.0 * word + 4 * (whole - word * below)
     left = points - found

@@ -7,10 +7,12 @@ from .nested import Lattice
 from .quantizers import Dithered, Sign, Uniform
 from .rotations import Rotated
 from .sparse import RandomK, TopK
+from .trellis import TrellisCoded
 
 identity, half = Identity, Half
 sign, uniform, dithered = Sign, Uniform, Dithered
-lattice, entropy_coded, rotated = Lattice, EntropyCoded, Rotated
+lattice, rotated = Lattice, Rotated
+entropy_coded, trellis_coded = EntropyCoded, TrellisCoded
 top_k, random_k = TopK, RandomK
 
 __all__ = [
@@ -25,5 +27,6 @@ __all__ = [
     "rotated",
     "sign",
     "top_k",
+    "trellis_coded",
     "uniform",
 ]

@@ -29,14 +29,19 @@ def of_rate(bits: int) -> list[fb.Compressor]:
     scalar = [fb.uniform(bits), fb.rotated(fb.uniform(bits)), fb.dithered(bits)]
     lattices: list[fb.Compressor] = [fb.lattice(kind, bits) for kind in ("A2", "D4", "E8")]
     if bits == 1:
-        return [fb.sign(), *scalar, *lattices, fb.entropy_coded(bits)]
-    return [*scalar, *lattices, fb.lattice("E8", bits, full_range=True), fb.entropy_coded(bits)]
+        return [fb.sign(), *scalar, *lattices, *coded(bits)]
+    return [*scalar, *lattices, fb.lattice("E8", bits, full_range=True), *coded(bits)]
+
+
+def coded(bits: float) -> list[fb.Compressor]:
+    """Those that choose their length."""
+    return [fb.entropy_coded(bits), fb.trellis_coded(bits)]
 
 
 def benchmark(repeats: int) -> Finding:
     """One row per compressor; some seconds per repeat."""
     vector = np.random.default_rng(0).standard_normal(DIM).astype(np.float32)
-    compressors = [fb.entropy_coded(0.5), *(each for bits in RATES for each in of_rate(bits))]
+    compressors = [*coded(0.5), *(each for bits in RATES for each in of_rate(bits))]
     compressors += [fb.half(), fb.identity()]
     seconds = in_turns(_ways(compressors, vector), repeats)
     results = {repr(each): measured(each, vector, seconds) for each in compressors}

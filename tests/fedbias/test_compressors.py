@@ -16,13 +16,16 @@ COMPRESSORS = [
     *(fb.dithered(bits) for bits in (1, 2, 5, 16)),
     *(fb.lattice(kind, bits) for kind in ("A2", "D4", "E8") for bits in (1, 2, 5, 16)),
     *(fb.lattice(kind, 3, full_range=True) for kind in ("A2", "D4", "E8")),
+    fb.lattice("Leech", 2),
     *(fb.top_k(fraction) for fraction in (0.01, 0.1, 0.5, 1)),
     *(fb.random_k(fraction) for fraction in (0.01, 0.1, 0.5, 1)),
     *(fb.entropy_coded(bits) for bits in (0.5, 5.3)),
+    fb.trellis_coded(1.7),
     *(fb.rotated(inner) for inner in (fb.identity(), fb.sign(), fb.uniform(1), fb.uniform(8))),
     *(fb.rotated(inner) for inner in (fb.dithered(5), fb.lattice("E8", 2), fb.top_k(0.1))),
     *(fb.rotated(inner) for inner in (fb.random_k(0.5), fb.entropy_coded(2))),
 ]
+OF_ANY_LENGTH = ("entropy_coded", "trellis_coded")  # the vector decides
 DIMS = [1, 2, 3, 7, 64, 1000]
 each_compressor = pytest.mark.parametrize("compressor", COMPRESSORS, ids=repr)
 each_dim = pytest.mark.parametrize("dim", DIMS)
@@ -64,7 +67,7 @@ def within(compressor):
 
 def size_of(compressor, packet):
     """The predicted length; where the vector decides, the refusal to predict and the real one."""
-    if within(compressor).name != "entropy_coded":
+    if within(compressor).name not in OF_ANY_LENGTH:
         return compressor.wire_bytes(packet.dim, packet.dtype)
     for predict in (compressor.wire_bytes, compressor.rate):
         with pytest.raises(ValueError, match="the length depends on the vector; encode it"):
@@ -124,7 +127,7 @@ def k(compressor, dim):
 
 
 @pytest.mark.parametrize(
-    "compressor", [c for c in COMPRESSORS if within(c).name != "entropy_coded"], ids=repr
+    "compressor", [c for c in COMPRESSORS if within(c).name not in OF_ANY_LENGTH], ids=repr
 )
 @each_dim
 @each_dtype

@@ -251,8 +251,8 @@ def test_many_bits(kind, bits):
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        (("E7", 2), "kind must be one of 'A2', 'D4', 'E8', not 'E7'"),
-        ((8, 2), "kind must be one of 'A2', 'D4', 'E8', not 8"),
+        (("E7", 2), "kind must be one of 'A2', 'D4', 'E8', 'Leech', not 'E7'"),
+        ((8, 2), "kind must be one of 'A2', 'D4', 'E8', 'Leech', not 8"),
         (("E8", 0), "bits must be a whole number >= 1 and <= 16, not 0"),
         (("E8", 17), "bits must be a whole number >= 1 and <= 16, not 17"),
         (("E8", True), "bits must be a whole number >= 1 and <= 16, not True"),
@@ -265,11 +265,11 @@ def test_refused_settings(values, sentence):
     assert str(caught.value) == "lattice: " + sentence
 
 
-@pytest.mark.parametrize("fields", [(3, 2, 0), (255, 2, 0), (2, 0, 0), (2, 17, 0), (2, 2, 2)])
+@pytest.mark.parametrize("fields", [(4, 2, 0), (255, 2, 0), (2, 0, 0), (2, 17, 0), (2, 2, 2)])
 def test_refused_packets(fields):
     """Kills: a lattice, a width or a flag of a forged packet that is believed."""
     body = struct.pack("<2sBBBBI3B", b"fb", 1, 8, 1, 0, 8, *fields) + bytes(2)
-    with pytest.raises(fb.PacketError, match="a lattice packet has a lattice below 3"):
+    with pytest.raises(fb.PacketError, match="a lattice packet has a lattice below 4"):
         fb.Packet.from_bytes(body + struct.pack("<I", zlib.crc32(body)))
 
 

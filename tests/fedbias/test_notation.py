@@ -24,6 +24,7 @@ SPELLINGS = [
     "rotated(inner=uniform(bits=2))",
     "rotated(inner=lattice(kind='D4', bits=1))",
     "entropy_coded(bits=1.5)",
+    "trellis_coded(bits=0.7)",
     "exact()",
     "minibatch()",
     "minibatch(order='reshuffle')",

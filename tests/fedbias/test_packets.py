@@ -24,6 +24,7 @@ COMPRESSORS = [
     fb.top_k(0.7),
     fb.random_k(0.3),
     fb.entropy_coded(3.5),
+    fb.trellis_coded(3.5),
     fb.rotated(fb.uniform(3)),
     fb.rotated(fb.random_k(0.3)),
     fb.rotated(fb.entropy_coded(2)),
@@ -37,6 +38,7 @@ NUMBER = {
     "top_k": 6,
     "random_k": 7,
     "entropy_coded": 9,
+    "trellis_coded": 10,
 }
 
 
@@ -200,6 +202,7 @@ GREEDY = [
     forged("identity", HUGE, b"\7" * 8 + ONE, rotated=1),
     forged("random_k", HUGE, b"\7" * 8 + struct.pack("<IQ", 1, 7) + ONE, rotated=1),
     forged("entropy_coded", HUGE, struct.pack("<I", 0)),  # 18 bytes: zeros
+    forged("trellis_coded", HUGE, struct.pack("<I", 0)),
 ]
 
 

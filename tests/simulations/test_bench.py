@@ -94,9 +94,11 @@ def test_the_committed_quantizers():
         found = cells[repr(fb.entropy_coded(bits))]
         assert abs(found["bits"] / bits - 1) <= 0.01
         assert 1 <= found["vnmse"] * 4**bits <= 1.45
+        found = cells[repr(fb.trellis_coded(bits))]
+        assert 0.99 <= found["bits"] / bits <= 1.01 and 1 <= found["of_limit"] <= 1.2
     for bits in quantizers.RATES:
         for compressor in quantizers.of_rate(bits):
-            if compressor.codec != "entropy_coded":
+            if compressor not in quantizers.coded(bits):
                 predicted = compressor.wire_bytes(10**6, np.float32)
                 assert cells[repr(compressor)]["bytes"] == predicted
 
