@@ -40,6 +40,7 @@ class Feedback(ABC):
     methods: ClassVar[tuple[str, ...]] = ("gradient_descent",)
     shifts: ClassVar[bool] = False  # takes its estimates elsewhere than at the plan's point
     pooled: ClassVar[bool] = False  # the step goes along the mean of everyone's h_m
+    stateless: ClassVar[bool] = False  # a client that lost its memory lost nothing
 
     def __post_init__(self) -> None:
         if self.radius is not None:
@@ -78,6 +79,7 @@ class NoFeedback(Feedback):
     """
 
     radius: PresetRadius | None = None
+    stateless = True
 
     @property
     def schedule(self) -> Schedule:
@@ -92,10 +94,10 @@ class ErrorFeedback(Feedback):
     """Send C(g + e) and keep e ← g + e − C(g + e) (Seide et al. 2014; Karimireddy et al. 2019).
 
     The sum of all that was sent plus e is the sum of all g: what is dropped comes late, not never.
-    Needs a contractive compressor (top_k, sign, uniform): with an unbiased one whose error can
-    exceed the vector (random_k) e grows without bound. The client keeps two vectors, the committed
-    e and the pending one. With heterogeneous clients a floor stays that shrinks with the step
-    size; it is NOT removed.
+    Needs a contractive compressor (top_k, sign; uniform with enough bits: see the contraction of
+    ``guarantee(dim)``): where its error can exceed the vector (random_k) e grows without bound.
+    The client keeps two vectors, the committed e and the pending one. With heterogeneous clients a
+    floor stays that shrinks with the step size; it is NOT removed.
     """
 
     radius: PresetRadius | None = None
@@ -150,7 +152,9 @@ class Differential(Feedback):
     to the step; s_i = c_i for nesterov, e_{i−1} for gradient_descent (γ = 0) and polyak.
 
     Right for one client, or clients that are alike: with exact gradients every z_i IS the
-    unquantized iterate, and x̂_i = z_i − ηs_i. ``memory=True`` (u = ∇f(z) − h − c, h ← h + q on both
+    unquantized iterate, and x̂_i = z_i − ηs_i. The model is x̂_i: it follows z_i only where e_i
+    shrinks, with preset ranges for R above :func:`fedbias.theory.lossless_rate`, which grows with
+    log₂ρ and so with the dimension. ``memory=True`` (u = ∇f(z) − h − c, h ← h + q on both
     sides, the server keeps h_m) is for heterogeneous clients that all take part, and needs errors
     below a third of the vector. NOT guaranteed: anything exact for heterogeneous clients (without
     memory a floor stays), for partial participation, for mini-batches.

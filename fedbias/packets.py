@@ -177,8 +177,9 @@ def decode(packet: Packet, radius: float | None = None, *, dim: int | None = Non
     radius : float, optional
         The radius both sides know, for a packet that was encoded with one.
     dim : int, optional
-        The dimension the receiver expects. Without it a sparse packet decides how much memory is
-        allocated (up to 2^32 − 1 entries), so pass it for packets from elsewhere.
+        The dimension the receiver expects. Without it a packet of few bytes, sparse or
+        entropy-coded, decides how much memory is allocated (up to 2^32 − 1 entries, several times
+        over), so pass it for packets from elsewhere.
 
     Returns
     -------

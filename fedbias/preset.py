@@ -17,6 +17,7 @@ from fedbias.vectors import Vector
 
 # (method, L, D, a) → r_0, r_1, …: one of fedbias.theory's
 Schedule = Callable[[Tuned, float, float, float], Iterator[float]]
+_SHORTEST = 64  # radii computed at once
 
 
 @setting("preset_radius")
@@ -25,8 +26,9 @@ class PresetRadius:
 
     i counts the client's own reports that were applied. Holds for one client, or identical ones of
     which all take part, with exact gradients and the method's classical parameters
-    (:func:`fedbias.theory.tuned`). A vector that is longer all the same, because a constant is
-    wrong or rounding has the last word, saturates, and the report says so.
+    (:func:`fedbias.theory.tuned`), polyak's for quadratic f. A vector that is longer all the same
+    saturates, and the report says so: a constant is wrong, rounding has the last word, or a client
+    lost its memory: it starts the schedule again, and nothing is guaranteed from there on.
     """
 
     lipschitz: float  # L
@@ -45,7 +47,7 @@ class PresetRadius:
         """The classical method that the optimizer is (ValueError if it has other parameters)."""
         known = tuned(optimizer.name, self.lipschitz, self.strong_convexity)
         for name, value in vars(known.optimizer).items():
-            if not math.isclose(getattr(optimizer, name), value, rel_tol=1e-6):
+            if not math.isclose(getattr(optimizer, name), value, rel_tol=1e-12):
                 raise ValueError(
                     f"{self!r} is the schedule of {known.optimizer}, not of {optimizer}: use its "
                     "parameters (fb.theory.tuned), or radius=None"
@@ -56,20 +58,20 @@ class PresetRadius:
         self, schedule: Schedule, optimizer: Optimizer, a: float, applied: int, point: Vector
     ) -> float:
         """r_i of a client of which ``applied`` reports were applied, as far as the dtype goes."""
-        known, more = _opened(schedule, self, optimizer, a)
-        known.extend(islice(more, max(0, applied + 1 - len(known))))
-        limits, r = np.finfo(point.dtype), known[applied]
+        length = max(_SHORTEST, 1 << applied.bit_length())
+        limits, r = np.finfo(point.dtype), _radii(schedule, self, optimizer, a, length)[applied]
         if math.isnan(r):  # 0·∞: a schedule that grows has left the range of floats
             r = math.inf
         return min(max(r, float(limits.tiny)), float(limits.max))
 
 
 @functools.lru_cache(maxsize=64)
-def _opened(
-    schedule: Schedule, preset: PresetRadius, optimizer: Optimizer, a: float
-) -> tuple[list[float], Iterator[float]]:
-    """The part of a schedule that was computed already, and the rest of it."""
-    return [], schedule(preset.method(optimizer), preset.lipschitz, preset.distance, a)
+def _radii(
+    schedule: Schedule, preset: PresetRadius, optimizer: Optimizer, a: float, length: int
+) -> tuple[float, ...]:
+    """The first radii of a schedule; as lengths double, all of a run's cost is twice its last."""
+    known = preset.method(optimizer)
+    return tuple(islice(schedule(known, preset.lipschitz, preset.distance, a), length))
 
 
 preset_radius = PresetRadius

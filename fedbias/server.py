@@ -10,9 +10,10 @@ import numpy as np
 from fedbias.algorithm import Algorithm
 from fedbias.feedback import moved
 from fedbias.ledger import NEVER
-from fedbias.memories import pooled, room
+from fedbias.memories import file_rows, pooled
 from fedbias.optimizers import State
 from fedbias.rounds import Measured, Plan, Report
+from fedbias.schedule import check_identical, counted, radius_for
 from fedbias.sums import Sums, finite, opened
 from fedbias.vectors import Vector, norm
 
@@ -35,6 +36,8 @@ class ServerState:
         schedule.
     memories : mapping of int to ndarray
         h_m of each client that was applied, where the feedback keeps it.
+    enrolled : mapping of int to int
+        Client → examples, of everyone who ever could take part.
     buffers : ndarray or None
         The clients' mean of what training changes besides the point.
     """
@@ -45,6 +48,7 @@ class ServerState:
     acknowledged: Mapping[int, int] = field(default_factory=dict)
     counts: Mapping[int, int] = field(default_factory=dict)
     memories: Mapping[int, Vector] = field(default_factory=dict)
+    enrolled: Mapping[int, int] = field(default_factory=dict)
     buffers: Vector | None = None
 
 
@@ -106,23 +110,9 @@ def plan_for(algorithm: Algorithm, state: ServerState, client: int) -> Plan:
         point=state.point,
         buffers=state.buffers,
         shift=algorithm.optimizer if algorithm.feedback.shifts else None,
-        radius=radius_for(algorithm, state, client),
+        radius=_radius(algorithm, state, client),
         measure_bias=algorithm.measure_bias > 0 and state.round % algorithm.measure_bias == 0,
     )
-
-
-def radius_for(algorithm: Algorithm, state: ServerState, client: int) -> float | None:
-    """r_i of a preset schedule, i being the number of this client's applied reports."""
-    preset, dim = algorithm.feedback.radius, state.point.size
-    if preset is None:
-        return None
-    covering = preset.covering
-    if covering is None:
-        covering = algorithm.compressor.guarantee(dim).covering or 0.0  # 0: nothing is lost
-    a = covering * 2.0 ** -algorithm.compressor.rate(dim, state.point.dtype)
-    applied = state.counts.get(client, 0)
-    schedule = algorithm.feedback.schedule
-    return preset.radius(schedule, algorithm.optimizer, a, applied, state.point)
 
 
 def apply(
@@ -142,8 +132,8 @@ def apply(
     Parameters
     ----------
     enrolled : mapping of int to int, optional
-        Client → examples, of all that could have been asked: ef21 steps along their mean h_m. By
-        default those that reported.
+        Client → examples, of those that could have been asked; the state keeps them. ef21 steps
+        along the mean h_m of everyone who ever could have been.
 
     Returns
     -------
@@ -153,7 +143,7 @@ def apply(
     Raises
     ------
     ValueError
-        If the radius is preset and the clients' packets differ.
+        If the radius is preset and the clients are not identical, or did not all take part.
     """
     sums, changed = _gathered(algorithm, state, reports)
     applied, refused = sums.applied, sums.refused
@@ -163,15 +153,16 @@ def apply(
         payload_bits=sum(report.packet.payload_bits for report in applied.values()),
         wire_bits=sum(8 * report.uplink_bytes for report in applied.values()),
     )
-    untouched = replace(state, round=state.round + 1)
+    met = {**state.enrolled, **(enrolled or {})}
+    untouched = replace(state, round=state.round + 1, enrolled=met)
     if len(applied) < algorithm.minimum_replies:
         return untouched, received
     memories = {**state.memories, **changed}
+    everyone = met | {client: report.examples for client, report in applied.items()}
     with np.errstate(over="ignore", invalid="ignore"):  # looked at below
         mean = sums.vector / sums.mass
         if algorithm.feedback.pooled:
-            sizes = {**(enrolled or {}), **{c: report.examples for c, report in applied.items()}}
-            weights = {client: _weight(algorithm, size) for client, size in sizes.items()}
+            weights = {client: _weight(algorithm, size) for client, size in everyone.items()}
             mean = pooled(memories, weights, state.point)
         buffers = None if sums.buffers is None else sums.buffers / sums.mass
         point, optimizer = algorithm.optimizer.update(state.point, mean, state.optimizer)
@@ -184,8 +175,9 @@ def apply(
         point=point,
         optimizer=optimizer,
         acknowledged={**state.acknowledged, **dict.fromkeys(applied, state.round)},
-        counts={**state.counts, **_counts(state, applied)},
+        counts=counted(algorithm, state.counts, applied),
         memories=memories,
+        enrolled=everyone,
         buffers=buffers,
     )
     return moved_on, replace(
@@ -207,36 +199,30 @@ def _gathered(
     sums, changed = Sums.zero(state.point, state.buffers), dict[int, Vector]()
     arrived = sorted(reports, key=lambda report: report.client)
     remembers = algorithm.feedback.remembers
-    rows = room(len(arrived), state.point, len(state.memories)) if remembers else None
+    rows = file_rows(len(arrived), state.point, len(state.memories)) if remembers else None
     for place, report in enumerate(arrived):
         client = report.client
         try:
             if client in sums.applied:
                 raise ValueError(f"client {client} reported twice in round {state.round}")
-            radius = radius_for(algorithm, state, client)
+            radius = _radius(algorithm, state, client)
             vector, buffers = opened(report, state.round, state.point, state.buffers, radius)
-            if rows is not None:
+            if remembers:
                 known = None if report.lost_memory else state.memories.get(client)
-                rows[place] = vector = finite(moved(known, vector))
-                changed[client] = rows[place]
+                vector = finite(moved(known, vector))
+                if rows is not None:
+                    rows[place] = vector
+                changed[client] = vector if rows is None else rows[place]
         except ValueError as reason:
             sums.refused[client] = str(reason)
             continue
         sums.add(report, vector, buffers, _weight(algorithm, report.examples))
-    if algorithm.feedback.radius and len({bytes(r.packet) for r in sums.applied.values()}) > 1:
-        raise ValueError(
-            f"the packets of round {state.round} differ: a preset radius is for one client, "
-            "or identical ones of which all take part; use radius=None"
-        )
+    check_identical(algorithm, state.counts, sums.applied)
     return sums, changed
 
 
-def _counts(state: ServerState, applied: Mapping[int, Report]) -> dict[int, int]:
-    """Applied reports; a client that lost its memory starts its schedule again."""
-    return {
-        client: 0 if report.lost_memory else state.counts.get(client, 0) + 1
-        for client, report in applied.items()
-    }
+def _radius(algorithm: Algorithm, state: ServerState, client: int) -> float | None:
+    return radius_for(algorithm, state.counts.get(client, 0), state.point)
 
 
 def _weight(algorithm: Algorithm, examples: int) -> float:

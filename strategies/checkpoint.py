@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 from safetensors.numpy import save_file
 
+from fedbias.memories import shelved
 from fedbias.server import ServerState
 from fedbias.vectors import Vector
+
+_MEMORIES = "memories/"
 
 
 @dataclass(frozen=True)
@@ -47,7 +50,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     state = checkpoint.state
     arrays = {"point": state.point}
     arrays |= {f"optimizer/{name}": array for name, array in state.optimizer.items()}
-    arrays |= {f"memories/{client}": array for client, array in state.memories.items()}
+    arrays |= {f"{_MEMORIES}{client}": array for client, array in state.memories.items()}
     arrays |= {f"clients/{name}": array for name, array in checkpoint.clients.items()}
     if state.buffers is not None:
         arrays["buffers"] = state.buffers
@@ -55,6 +58,7 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "round": state.round,
         "acknowledged": sorted(state.acknowledged.items()),
         "counts": sorted(state.counts.items()),
+        "enrolled": sorted(state.enrolled.items()),
         "total_uplink_bytes": checkpoint.total_uplink_bytes,
         "seconds": checkpoint.seconds,
         "stopped": checkpoint.stopped,
@@ -77,14 +81,21 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         with safe_open(path, framework="numpy") as file:
             header = json.loads(file.metadata()["fedbias"])
-            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            names = sorted(file.keys())
+            held = [name for name in names if name.startswith(_MEMORIES)]
+            arrays = {
+                name: file.get_tensor(name) for name in names if not name.startswith(_MEMORIES)
+            }
+            vectors = ((int(name.removeprefix(_MEMORIES)), file.get_tensor(name)) for name in held)
+            memories = shelved(vectors, len(held), arrays["point"])
         state = ServerState(
             point=arrays["point"],
             round=header["round"],
             optimizer=_under("optimizer/", arrays),
             acknowledged=dict(header["acknowledged"]),
             counts=dict(header.get("counts", ())),  # files from before there were any
-            memories={int(client): h for client, h in _under("memories/", arrays).items()},
+            memories=memories,
+            enrolled=dict(header.get("enrolled", ())),
             buffers=arrays.get("buffers"),
         )
         return Checkpoint(

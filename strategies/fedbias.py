@@ -14,6 +14,7 @@ from flwr.serverapp.strategy import Result, Strategy
 import fedbias as fb
 from fedbias import checks
 from fedbias.algorithm import Algorithm
+from fedbias.schedule import grows
 from fedbias.server import ServerState, apply, plan_for
 from fedbias.stopping import Until
 
@@ -72,7 +73,7 @@ class FedBias(Strategy):
     Notes
     -----
     A client's compression error, local momentum and shuffling advance only when its report was
-    applied. With a preset radius a round counts only if all ``minimum_clients`` replied. Without
+    applied. With a preset radius a round counts only if all replied. Without
     ``partition-id`` or ``client-id`` in the node configuration a client is keyed by its node id,
     and the run cannot be reproduced.
     """
@@ -100,13 +101,13 @@ class FedBias(Strategy):
         if stop is not None:
             checks.instance("FedBias", "stop", stop, Until, "until(accuracy=0.9)")
         self.sampling = Sampling(fraction, minimum_clients, patience, partitions)
-        algorithm = Algorithm(
+        self.algorithm = Algorithm(
             *(optimizer, estimator, compressor, feedback, batch_size, weights),
             minimum_replies=minimum_replies,
             seed=seed,
             measure_bias=measure_bias,
         )
-        self.algorithm = self.sampling.fitted(algorithm)
+        self.algorithm = self.sampling.fitted(self.algorithm, minimum_clients)
         self.stop, self.evaluate_every = stop, evaluate_every
         self.stopped: str | None = None  # why the last run ended early
         self.state: ServerState | None = None
@@ -172,6 +173,8 @@ class FedBias(Strategy):
         self._tally, began = Tally(), time.monotonic()
         self._roster = self.sampling.enrol(grid, first.state.point.size)
         result, total = Result(arrays=names.arrays(first.state)), first.total_uplink_bytes
+        if grows(self.algorithm, first.state.point):
+            _LOG.warning("the preset ranges grow: more bits are needed for this dimension")
 
         def close(number: int, metrics: dict[str, Any]) -> None:
             if evaluate_fn and (central := evaluate_fn(number, result.arrays)) is not None:
@@ -215,7 +218,8 @@ class FedBias(Strategy):
         """Apply the valid reports; what is refused is logged with the client and the reason."""
         state = self._running()
         came = collect(replies, self._roster)
-        self.state, outcome = apply(self.algorithm, state, came.reports, self._roster.sizes)
+        algorithm = self.sampling.fitted(self.algorithm, self._tally.asked)
+        self.state, outcome = apply(algorithm, state, came.reports, self._roster.sizes)
         self._tally.close(came, outcome, server_round)
         if not outcome.applied:
             return None, None

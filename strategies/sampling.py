@@ -30,14 +30,13 @@ class Sampling:
         if self.partitions is not None:
             checks.whole("FedBias", "partitions", self.partitions, least=1)
 
-    def fitted(self, algorithm: Algorithm) -> Algorithm:
-        """The algorithm; with a preset radius a round counts only if everybody replied."""
+    def fitted(self, algorithm: Algorithm, asked: int) -> Algorithm:
+        """The algorithm; with a preset radius a round counts only if all that were asked reply."""
         if algorithm.feedback.radius is None:
             return algorithm
         if self.fraction < 1:
             raise ValueError("FedBias: a preset radius asks for fraction=1, or radius=None")
-        everyone = max(algorithm.minimum_replies, self.minimum_clients)
-        return replace(algorithm, minimum_replies=everyone)
+        return replace(algorithm, minimum_replies=max(algorithm.minimum_replies, asked))
 
     def enrol(self, grid: Grid, dim: int) -> Roster:
         """Meet the first clients."""

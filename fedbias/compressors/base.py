@@ -128,9 +128,9 @@ def check_vector(vector: Vector) -> None:
         raise ValueError(f"{int((~finite).sum())} of {vector.size} entries are NaN or infinite")
 
 
-def _representable(radius: float, dtype: np.dtype[Any]) -> bool:
-    info = np.finfo(dtype)
-    return bool(info.tiny <= radius <= info.max)
+def _representable(radius: object, dtype: np.dtype[Any]) -> bool:
+    info, number = np.finfo(dtype), isinstance(radius, (int, float, np.floating))
+    return number and not isinstance(radius, bool) and bool(info.tiny <= radius <= info.max)
 
 
 _UNUSED = np.random.default_rng(0)

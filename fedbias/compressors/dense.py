@@ -70,7 +70,7 @@ def _decode_identity(packet: Packet, scale: float) -> Vector:
 def _decode_half(packet: Packet, scale: float) -> Vector:
     (exponent,) = packet.fields
     codes = np.frombuffer(packet.payload, "<f2").astype(packet.dtype)
-    with np.errstate(over="raise"):
+    with np.errstate(over="raise", invalid="ignore"):  # a NaN is for the receiver to refuse
         try:
             vector: Vector = np.ldexp(codes, exponent)
             return vector

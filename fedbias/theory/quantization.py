@@ -98,11 +98,14 @@ def contraction(method: Tuned, a: float) -> float:
 
 def naive_contraction(method: Tuned, a: float) -> float:
     """σ + (1+σ)a: gradient descent that quantizes ∇f(x̂_i) itself, at η = 2/(L+μ)."""
+    if not isinstance(method.optimizer, GradientDescent):
+        raise ValueError(f"naive_contraction is known for gradient descent, not {method.optimizer}")
     return method.rate + (1 + method.rate) * a
 
 
 def lossless_rate(method: Tuned, covering: float = 1.0) -> float:
     """The least R with φ(a) ≤ σ: max(0, log₂(ρ[(1+γ)σ+γ]/σ²)); ∞ for σ = 0 (κ = 1)."""
+    checks.real("lossless_rate", "covering", covering, above=0)
     if method.rate == 0:
         return math.inf
     growth = (1 + method.momentum) * method.rate + method.momentum
@@ -110,11 +113,10 @@ def lossless_rate(method: Tuned, covering: float = 1.0) -> float:
 
 
 def converse(method: Tuned, bits: float) -> float:
-    """max{σ, 2^(−R)}: no quantized form of the method contracts faster with R bits a dimension.
+    """max{σ, 2^(−R)}: no quantized gradient descent contracts faster with R bits a dimension.
 
-    Proved for gradient descent (arXiv 2002.02508). For NAG and HB only the 2^(−R) in it is a bound
-    from below, by counting balls: their σ is what is known from above, and on quadratics NAG is
-    faster.
+    arXiv 2002.02508. For NAG and HB only the 2^(−R) in it is a bound from below, by counting balls:
+    their σ is what is known from above, and on quadratics NAG is faster.
     """
     return max(method.rate, math.exp2(-bits))
 

@@ -1,6 +1,7 @@
 """Range schedules r_0, r_1, …: bounds on what a quantizer is given, known before the run.
 
-All of them need ‖x_0 − x*‖ ≤ D, exact gradients and ‖e_i‖ ≤ a·r_i; then ‖u_i‖ ≤ r_i always. Where
+All of them need ‖x_0 − x*‖ ≤ D, exact gradients and ‖e_i‖ ≤ a·r_i; then ‖u_i‖ ≤ r_i always (for
+polyak: if f is quadratic). Where
 errors enter the point itself (all but the differential ones) they are for gradient descent, with
 δ_i ≥ ‖(unquantized step's argument) − x*‖. The differential schedule is the paper's
 (arXiv 2002.02508); the others follow from the triangle inequality in the same way.
@@ -10,6 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import count
+
+from fedbias.optimizers import GradientDescent
 
 from .quantization import Tuned, transient
 
@@ -41,7 +44,7 @@ def memory_radii(method: Tuned, lipschitz: float, distance: float, a: float) -> 
 
 def naive_radii(method: Tuned, lipschitz: float, distance: float, a: float) -> Iterator[float]:
     """u_i = ∇f(x̂_i): r_i = Lδ_i, δ_{i+1} = σδ_i + ηa·r_i, hence (σ + (1+σ)a)^i·LD."""
-    eta, delta = _step_size(method), distance
+    eta, delta = _descent(method), distance
     while True:
         r = lipschitz * delta
         delta = method.rate * delta + eta * a * r
@@ -55,7 +58,7 @@ def error_feedback_radii(
 
     r_i = L(δ_i + ηa·r_{i−1}) + a·r_{i−1} and δ_{i+1} = σδ_i + η²L·a·r_{i−1}, δ_i ≥ ‖z_i − x*‖.
     """
-    eta, delta, last = _step_size(method), distance, 0.0
+    eta, delta, last = _descent(method), distance, 0.0
     while True:
         r = lipschitz * (delta + eta * a * last) + a * last
         delta = method.rate * delta + eta**2 * lipschitz * a * last
@@ -68,7 +71,7 @@ def ef21_radii(method: Tuned, lipschitz: float, distance: float, a: float) -> It
 
     r_{i+1} = Lη(Lδ_i + a·r_i) + a·r_i and δ_{i+1} = σδ_i + ηa·r_i.
     """
-    eta, delta, r = _step_size(method), distance, lipschitz * distance
+    eta, delta, r = _descent(method), distance, lipschitz * distance
     while True:
         yield r
         error = a * r
@@ -80,6 +83,8 @@ def _gradient(method: Tuned, lipschitz: float, distance: float, i: int) -> float
     return lipschitz * transient(method, i) * distance * method.rate**i
 
 
-def _step_size(method: Tuned) -> float:
-    eta: float = method.optimizer.step_size  # type: ignore[attr-defined]
-    return eta
+def _descent(method: Tuned) -> float:
+    """η of gradient descent (ValueError for another method)."""
+    if not isinstance(method.optimizer, GradientDescent):
+        raise ValueError(f"this schedule is for gradient descent, not for {method.optimizer}")
+    return method.optimizer.step_size

@@ -168,17 +168,21 @@ def test_a_round_with_too_few_moves_no_memory():
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
-def test_room_beyond_the_limit_lies_in_a_file(monkeypatch, count):
-    """And holds the same. Kills: rows of another dtype or shape, a file that is left behind."""
+def test_rows_beyond_the_limit_lie_in_a_file(monkeypatch, count):
+    """And hold the same. Kills: rows of another dtype or shape, a file that is never used."""
     like = np.zeros(5, np.float32)
-    plain = memories.room(count, like, 0)
+    assert memories.file_rows(count, like, 0) is None
     monkeypatch.setattr(memories, "IN_MEMORY", 3 * like.nbytes - 1)
     for clients, mapped in ((0, count == 3), (9, count > 0)):
-        rows = memories.room(count, like, clients)
-        assert rows.shape == plain.shape == (count, 5) and rows.dtype == plain.dtype == np.float32
-        assert isinstance(rows, np.memmap) == mapped and not isinstance(plain, np.memmap)
-        rows[:] = plain[:] = 1 / 3
-        assert rows.tobytes() == plain.tobytes()
+        rows = memories.file_rows(count, like, clients)
+        assert (rows is not None) == mapped
+        if mapped:
+            assert isinstance(rows, np.memmap)
+            assert rows.shape == (count, 5) and rows.dtype == np.float32
+    vectors = [(7 * m, np.full(5, m / 3, np.float32)) for m in range(count)]
+    kept = memories.shelved(iter(vectors), count, like)
+    assert [kept[client].tobytes() for client, _ in vectors] == [v.tobytes() for _, v in vectors]
+    assert all(isinstance(row, np.memmap) == (count == 3) for row in kept.values())
 
 
 @each

@@ -12,6 +12,8 @@ from fedbias.algorithm import Algorithm
 from fedbias.client import respond
 from fedbias.ledger import Ledger
 from fedbias.problems import Squares
+from fedbias.rounds import Report
+from fedbias.schedule import check_identical, counted, grows
 from fedbias.server import ServerState, apply, plan_for
 from tests.tools.quantized import endless
 
@@ -97,23 +99,75 @@ def test_what_loses_nothing_has_one():
     assert not any(outcome.saturated for outcome in history.outcomes)
 
 
-def test_parameters_to_six_digits():
-    """A step size that went through a config file is the method's own still."""
-    near = fb.gradient_descent(CASE.method.optimizer.step_size * (1 + 1e-7))
+def test_parameters_to_twelve_digits():
+    """Rounding is no other step size; a millionth is, after some hundred rounds."""
+    near = fb.gradient_descent(CASE.method.optimizer.step_size * (1 + 1e-14))
     assert replace(ALGORITHM, optimizer=near).optimizer is near
+    with pytest.raises(ValueError, match="is the schedule of gradient_descent"):
+        replace(ALGORITHM, optimizer=fb.gradient_descent(near.step_size * (1 + 1e-7)))
 
 
 def test_different_clients():
     """Their packets differ, and the bound on one is none on the other."""
     problem = fb.LeastSquares.random(8, 10, 0, clients=2)
-    with pytest.raises(ValueError, match="packets of round 0 differ.*radius=None"):
+    with pytest.raises(ValueError, match="the clients' reports differ.*radius=None"):
         fb.run(
             *(problem.objectives, CASE.method.optimizer, np.ones(8), 5),
             feedback=fb.differential(CASE.preset),
             compressor=fb.uniform(4),
         )
-    with pytest.raises(ValueError, match="packets of round 0 differ.*radius=None"):
-        run(CASE, 2, compressor=fb.dithered(4))  # alike, but each rounds for itself
+    for compressor in (fb.dithered(4), fb.rotated(fb.uniform(4))):  # alike but for their draws
+        with pytest.raises(ValueError, match="draws other numbers for each client.*radius=None"):
+            run(CASE, 2, compressor=compressor)
+
+
+def test_different_clients_whose_codes_agree():
+    """Hessians I and I/2 at one bit: the codes agree for a while, the losses never do."""
+    clients = [Squares(np.eye(4) * scale, np.zeros(4)) for scale in (2.0, 2**0.5)]
+    optimizer = theory.tuned("gradient_descent", 1, 0.5).optimizer
+    preset = fb.preset_radius(1, 0.5, 2)
+    with pytest.raises(ValueError, match="the clients' reports differ"):
+        fb.run(
+            *(clients, optimizer, np.ones(4), 3),
+            feedback=fb.differential(preset),
+            compressor=fb.uniform(1),
+        )
+
+
+def test_a_reason_for_each_difference():
+    """Who came late, and who lost its memory, is told apart. Kills: a sentence for all."""
+    reports = [
+        Report(3, client, fb.uniform(4).encode(np.full(8, 1.0 + client)), 5, 1.0, 5)
+        for client in range(2)
+    ]
+    applied = dict(enumerate(reports))
+    with pytest.raises(ValueError, match="not all the clients took part from the start"):
+        check_identical(ALGORITHM, {0: 3}, applied)
+    applied[1] = replace(reports[1], lost_memory=True)
+    with pytest.raises(ValueError, match="client 1 lost its memory"):
+        check_identical(ALGORITHM, {0: 3, 1: 3}, applied)
+    assert check_identical(ALGORITHM, {0: 3}, {0: reports[0]}) is None
+
+
+def test_who_kept_nothing_lost_nothing():
+    """Kills: naive quantization that begins anew for a memory it never had."""
+    report = Report(3, 0, fb.uniform(4).encode(np.ones(8)), 5, 1.0, 5, lost_memory=True)
+    naive = replace(ALGORITHM, feedback=fb.no_feedback(CASE.preset))
+    assert counted(naive, {0: 3, 1: 2}, {0: report}) == {0: 4, 1: 2}
+    assert counted(ALGORITHM, {0: 3, 1: 2}, {0: report}) == {0: 0, 1: 2}
+
+
+@pytest.mark.parametrize(("bits", "grown"), [(1, True), (2, False), (3, False), (6, False)])
+def test_whether_the_ranges_grow(bits, grown):
+    """GD, n = 4: a = 2·2^−R is 1 or more at one bit alone; also where they leave the floats."""
+    method = theory.tuned("gradient_descent", 1, 0.1)
+    feedback = fb.differential(fb.preset_radius(1, 0.1, 2))
+    for dtype in (np.float32, np.float64):
+        algorithm = Algorithm(method.optimizer, compressor=fb.uniform(bits), feedback=feedback)
+        assert grows(algorithm, np.zeros(4, dtype)) == grown
+        wide = replace(algorithm, compressor=fb.uniform(4))
+        assert grows(wide, np.zeros(10_000, dtype))
+    assert not grows(replace(algorithm, feedback=fb.differential()), np.zeros(4))
 
 
 @pytest.mark.parametrize("asked", [[0], [0, 1]])

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from fedbias.server import ServerState
 from simulations import InlineGrid, LossyGrid
 from simulations.engines.inline import export_states, import_states
 from strategies import Checkpoint, FedBias, checkpoint, load_checkpoint, save_checkpoint
-from tests.tools.federation import app_of, train
+from tests.tools.federation import app_of, named, train
 
 ODD = np.array([0.1, -0.0, 5e-324, 1e300])
 FULL = Checkpoint(
@@ -23,6 +24,7 @@ FULL = Checkpoint(
         acknowledged={0: 6, 12: 2, 3: -1},
         counts={0: 4, 12: 0},
         memories={0: ODD * 3, 12: -ODD},
+        enrolled={0: 5, 12: 2**40, 3: 1},
         buffers=np.float32([1, 2]) / 3,
     ),
     total_uplink_bytes=2**40,
@@ -47,6 +49,7 @@ def same(one, other):
     assert all(type(client) is int for client in (*one.state.memories, *one.state.counts))
     same_vectors(one.state.memories, other.state.memories)
     assert one.state.counts == other.state.counts
+    assert one.state.enrolled == other.state.enrolled
     assert (one.state.buffers is None) == (other.state.buffers is None)
     if one.state.buffers is not None:
         same_vectors({"b": one.state.buffers}, {"b": other.state.buffers})
@@ -225,6 +228,42 @@ def test_interrupted_and_resumed_is_uninterrupted(optimizer, feedback, after, tm
     assert any("local_steps.momentum" in name for name in arrays)
     final = resumed.run.result.arrays["w"].numpy()
     assert final.tobytes() == whole.run.result.arrays["w"].numpy().tobytes()
+
+
+class Leaving(InlineGrid):
+    """A grid whose last node is not there any more, from some moment on."""
+
+    gone = False
+
+    def get_node_ids(self):
+        nodes = list(super().get_node_ids())
+        return nodes[:-1] if self.gone else nodes
+
+
+def test_who_is_away_is_not_forgotten(tmp_path):
+    """EF21 with a client that leaves after round 3: resumed without it is the same run.
+
+    Kills: a mean over those that are there when the run goes on.
+    """
+    path = tmp_path / "checkpoint.safetensors"
+
+    def strategy():
+        return FedBias(fb.gradient_descent(0.3), feedback=fb.ef21(), minimum_clients=3)
+
+    def leave(record, checkpoint):
+        if record.round == 3:
+            whole.gone = True
+            arrays, values = export_states(whole.contexts)
+            save_checkpoint(path, replace(checkpoint, clients=arrays, meta=values))
+
+    whole, again = (Leaving(app_of(PROBLEM.objectives), 4) for _ in range(2))
+    one, other = strategy(), strategy()
+    one.start(whole, named(ZERO), 7, on_round=leave)
+    found, again.gone = load_checkpoint(path), True
+    import_states(again.contexts, found.clients, found.meta)
+    other.start(again, named(ZERO), 7, resume=found)
+    assert other.state.point.tobytes() == one.state.point.tobytes()
+    assert other.state.enrolled == one.state.enrolled and len(one.state.enrolled) == 4
 
 
 def test_without_the_clients_memories_they_say_so(tmp_path):

@@ -74,14 +74,16 @@ def test_lost_replies_only_delay(method):
     assert moved.tobytes() == calm.points[: applied + 1].tobytes()
 
 
-def test_identical_clients_move_together_or_not_at_all():
+@pytest.mark.parametrize("known", [1, 2, 3])
+def test_identical_clients_move_together_or_not_at_all(known):
     """Three of them, a fifth of the replies lost: a round counts if all three came.
+
+    However many there were to wait for at first.
 
     Kills: a client that falls behind the others' schedule.
     """
     optimizer, feedback = tuned("nesterov", L, MU).optimizer, fb.differential(PRESET)
-    strategy = differential_quantization(optimizer, fb.uniform(6), feedback, minimum_clients=3)
-    assert strategy.algorithm.minimum_replies == 3
+    strategy = differential_quantization(optimizer, fb.uniform(6), feedback, minimum_clients=known)
     run = train(strategy, lost_in(one(3)), ZERO, 40)
     calm = fb.run(
         PROBLEM.objectives, optimizer, ZERO, 40, compressor=fb.uniform(6), feedback=feedback
@@ -101,7 +103,7 @@ def test_a_preset_radius_among_clients_that_differ():
         strategy = differential_quantization(
             optimizer, fb.uniform(6), fb.differential(PRESET), **settings
         )
-        with pytest.raises(ValueError, match="packets of round 0 differ.*radius=None"):
+        with pytest.raises(ValueError, match="the clients' reports differ.*radius=None"):
             train(strategy, InlineGrid(app_of(mixed.objectives), 3), ZERO, 3)
     with pytest.raises(ValueError, match="fraction=1, or radius=None"):
         differential_quantization(optimizer, fb.uniform(6), fb.differential(PRESET), fraction=0.5)
@@ -115,6 +117,20 @@ def test_a_wrong_constant_is_counted_and_told(warned):
     run = train(strategy, one(), ZERO, 3)
     assert run.records[1].saturated == 1
     assert "round 1: client 0 exceeds the preset radius" in warned()
+
+
+def test_too_few_bits_are_told_at_the_start(warned):
+    """E8 at three bits is lossless for NAG in 8 dimensions and grows in 64. Kills: silence."""
+    told = "the preset ranges grow: more bits are needed for this dimension"
+    for dim, grows in ((8, False), (64, True)):
+        problem = fb.LeastSquares.random(dim, 10.0, seed=4)
+        known = problem.lipschitz, problem.strong_convexity
+        preset = fb.preset_radius(*known, float(np.linalg.norm(problem.minimizer)))
+        strategy = differential_quantization(
+            tuned("nesterov", *known).optimizer, fb.lattice("E8", 3), fb.differential(preset)
+        )
+        train(strategy, InlineGrid(app_of(problem.objectives), 1), np.zeros(dim), 2)
+        assert (told in warned()) == grows
 
 
 def test_a_client_that_lost_its_memory_starts_its_schedule_again():
