@@ -15,7 +15,7 @@ def differential_quantization(
     feedback: fb.Feedback = fb.ef21(),
     **settings: Any,
 ) -> FedBias:
-    """Full gradients at a few bits an entry, by what the quantizer lost before.
+    """Quantized gradients whose errors are made good: by EF21, or by the paper's own method.
 
     Parameters
     ----------

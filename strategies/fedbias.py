@@ -66,7 +66,8 @@ class FedBias(Strategy):
         Every so many rounds, the first one included, clients report the squared distance between
         what they sent and their exact gradient, which costs them one more full gradient; 0 for
         never. Clients without gradients leave it out. The gradient is ∇f_m, also for an estimator
-        that aims at something else (``fb.meta``, ``fb.local_steps``).
+        that aims at something else (``fb.meta``, ``fb.local_steps``), and taken at x_k: what
+        ``fb.differential`` shifts and compensates counts as bias.
     seed : int
         Of every random draw, on the server and on the clients.
 

@@ -46,7 +46,8 @@ class RoundRecord:
     round : int
         k ≥ 1: the record describes the step from x_{k−1} to x_k. Round 0 is the start.
     train_loss : float or None
-        The weighted mean of the clients' losses at x_{k−1}, on the examples they looked at.
+        The weighted mean of the clients' losses at x_{k−1} (differential feedback: where each took
+        its gradient), on the examples they looked at.
     test_loss, accuracy : float or None
         Central evaluation of x_k, in rounds that evaluate.
     client_loss, client_accuracy : float or None

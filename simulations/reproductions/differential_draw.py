@@ -155,7 +155,12 @@ def _legend() -> list[Any]:
     )
     handles.append(
         Line2D(
-            [], [], color=_colour(4), linestyle=":", linewidth=2, label="converse max{σ, 2^(−R)}"
+            [],
+            [],
+            color=_colour(4),
+            linestyle=":",
+            linewidth=2,
+            label="converse 2^(−R), GD ≥ σ",
         )
     )
     return handles

@@ -73,8 +73,12 @@ class Row:
 
     @property
     def converse(self) -> list[float]:
-        """max{σ, 2^(−R)} at every R: what no quantized gradient descent can beat."""
-        return [max(self.cell["sigma"], 2.0 ** -run["R"]) for run in self.cell["runs"]]
+        """What nobody can beat at every R: max{σ, 2^(−R)} for GD, 2^(−R) for the others.
+
+        Their σ is what is proved from above.
+        """
+        least = self.cell["sigma"] if METHODS[self.cell["method"]] == "gradient_descent" else 0.0
+        return [max(least, 2.0 ** -run["R"]) for run in self.cell["runs"]]
 
     @property
     def lossless(self) -> float | None:
