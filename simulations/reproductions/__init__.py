@@ -1,11 +1,11 @@
-"""The papers' experiments, each a file of this folder; ``python -m simulations reproduce NAME``."""
+"""The papers' experiments, each a folder; ``python -m simulations reproduce NAME``."""
 
-from . import biases, differential, feedback, parallel_momentum
+from . import biases, differential, feedback, momentum
 from .base import Cell, Options, Reproduction, Result, Results
 from .runner import check, compute
 
 REPRODUCTIONS = {
-    "parallel-momentum": parallel_momentum.REPRODUCTION,
+    "parallel-momentum": momentum.REPRODUCTION,
     "biases": biases.REPRODUCTION,
     "differential-quantization": differential.REPRODUCTION,
     "feedback": feedback.REPRODUCTION,

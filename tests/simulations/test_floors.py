@@ -8,8 +8,8 @@ import pytest
 import fedbias as fb
 from fedbias import theory
 from fedbias.optimizers import HeavyBall
-from simulations.reproductions.bias_cases import CASES, reshuffling_bias, step_sizes
-from simulations.reproductions.floors import Recursion, Trace, follow, without_noise
+from simulations.reproductions.biases.cases import CASES, reshuffling_bias, step_sizes
+from simulations.reproductions.biases.floors import Recursion, Trace, follow, without_noise
 from tests.tools.bias_runs import covered_step, problem_of, run, start_of
 
 each_case = pytest.mark.parametrize("name", CASES)

@@ -11,11 +11,12 @@ import fedbias as fb
 from simulations.__main__ import main
 from simulations.comparison import chosen
 from simulations.output import Progress
-from simulations.reproductions import REPRODUCTIONS, parallel_momentum
+from simulations.reproductions import REPRODUCTIONS
 from simulations.reproductions.base import Cell, Options, Reproduction
 from simulations.reproductions.command import COMMITTED
-from simulations.reproductions.momentum_tables import PAPER, Pair, notes, table
-from simulations.reproductions.parallel_momentum import cells, differences
+from simulations.reproductions.momentum import cells as parallel_momentum
+from simulations.reproductions.momentum.cells import cells, differences
+from simulations.reproductions.momentum.tables import PAPER, Pair, notes, table
 from simulations.reproductions.runner import check, compute, kept
 from simulations.settings import SettingsError, make_settings
 

@@ -10,10 +10,10 @@ import pytest
 import fedbias as fb
 from simulations.__main__ import main
 from simulations.output import Progress
-from simulations.reproductions import biases
 from simulations.reproductions.base import Options
-from simulations.reproductions.bias_tables import CLEAR, draw, notes, pairs, table
-from simulations.reproductions.biases import REPRODUCTION, cells, differences, settled
+from simulations.reproductions.biases import cells as biases
+from simulations.reproductions.biases.cells import REPRODUCTION, cells, differences, settled
+from simulations.reproductions.biases.tables import CLEAR, draw, notes, pairs, table
 from simulations.reproductions.command import committed
 from simulations.reproductions.runner import check, compute
 from tests.tools.bias_runs import covered_step, problem_of, run

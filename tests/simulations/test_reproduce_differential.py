@@ -13,13 +13,13 @@ from fedbias import theory
 from fedbias.compressors.nested import boundary_blocks
 from simulations.__main__ import main
 from simulations.output import Progress
-from simulations.reproductions import differential_digits as digits
 from simulations.reproductions.base import Options
 from simulations.reproductions.command import committed
-from simulations.reproductions.differential import REPRODUCTION, cells, differences
-from simulations.reproductions.differential_draw import draw
-from simulations.reproductions.differential_notes import Agreement, notes
-from simulations.reproductions.differential_runs import (
+from simulations.reproductions.differential import digits
+from simulations.reproductions.differential.cells import REPRODUCTION, cells, differences
+from simulations.reproductions.differential.draw import draw
+from simulations.reproductions.differential.notes import Agreement, notes
+from simulations.reproductions.differential.runs import (
     ACCURACY,
     EARLY,
     EXTREME,
@@ -31,8 +31,8 @@ from simulations.reproductions.differential_runs import (
     stopping_round,
     summary,
 )
-from simulations.reproductions.differential_tables import least_rate, rows, table
-from simulations.reproductions.differential_ways import Watched, block_covering, coded
+from simulations.reproductions.differential.tables import least_rate, rows, table
+from simulations.reproductions.differential.ways import Watched, block_covering, coded
 from simulations.reproductions.runner import check, compute
 
 

@@ -11,11 +11,10 @@ import pytest
 import fedbias as fb
 from simulations.__main__ import main
 from simulations.output import Progress
-from simulations.reproductions import feedback as reproduction
 from simulations.reproductions.base import Options
 from simulations.reproductions.command import committed
-from simulations.reproductions.feedback import REPRODUCTION, cells, curve, differences, summary
-from simulations.reproductions.feedback_cases import (
+from simulations.reproductions.feedback import cells as reproduction
+from simulations.reproductions.feedback.cases import (
     FEEDBACKS,
     SEEDS,
     SETTINGS,
@@ -23,11 +22,18 @@ from simulations.reproductions.feedback_cases import (
     problem_of,
     step_of,
 )
-from simulations.reproductions.feedback_draw import draw
-from simulations.reproductions.feedback_notes import notes
-from simulations.reproductions.feedback_rule import chosen, divergent
-from simulations.reproductions.feedback_runs import TINY, Trace, end, follow, reached, stays
-from simulations.reproductions.feedback_tables import entry, number, table
+from simulations.reproductions.feedback.cells import (
+    REPRODUCTION,
+    cells,
+    curve,
+    differences,
+    summary,
+)
+from simulations.reproductions.feedback.draw import draw
+from simulations.reproductions.feedback.notes import notes
+from simulations.reproductions.feedback.rule import chosen, divergent
+from simulations.reproductions.feedback.runs import TINY, Trace, end, follow, reached, stays
+from simulations.reproductions.feedback.tables import entry, number, table
 from simulations.reproductions.runner import check, compute
 
 

@@ -5,8 +5,8 @@ from functools import cache
 import numpy as np
 
 from fedbias.optimizers import HeavyBall
-from simulations.reproductions.bias_cases import CASES, step_sizes
-from simulations.reproductions.floors import follow
+from simulations.reproductions.biases.cases import CASES, step_sizes
+from simulations.reproductions.biases.floors import follow
 
 
 @cache

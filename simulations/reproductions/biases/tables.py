@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .base import Result, Results
+from ..base import Result, Results
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -161,7 +161,7 @@ def draw(results: Results, path: Path) -> None:
 
 
 def _panel(axes: Axes, shown: Sequence[Pair]) -> None:
-    from ..output.charts import LIGHT
+    from ...output.charts import LIGHT
 
     for colour, pair in zip(LIGHT[1:], shown, strict=False):
         for result, style in ((pair.sgd, "--"), (pair.momentum, "-")):

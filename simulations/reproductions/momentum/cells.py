@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from ..cell import run_cell
-from ..output import Progress, Run
-from ..settings import make_settings, read_preset
-from .base import Cell, Options, Reproduction, Result
-from .momentum_tables import PAPER, draw, notes, table
+from ...cell import run_cell
+from ...output import Progress, Run
+from ...settings import make_settings, read_preset
+from ..base import Cell, Options, Reproduction, Result
+from .tables import PAPER, draw, notes, table
 
-PRESET = Path(__file__).parents[1] / "presets" / "fashion-mnist.toml"
+PRESET = Path(__file__).parents[2] / "presets" / "fashion-mnist.toml"
 BETA = 0.1
 BIASES = {
     "none": {},

@@ -15,7 +15,7 @@ from fedbias.optimizers import Optimizer
 from fedbias.server import Outcome, ServerState
 from fedbias.vectors import Vector, norm
 
-from .feedback_cases import Problem, Setting
+from .cases import Problem, Setting
 
 TINY = 1e-10  # of the start: a run that gets there is over
 NEAR = 1e-6  # speed: rounds to this share of the start

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .base import Result, Results
-from .feedback_cases import FEEDBACKS, SETTINGS, SHARES
-from .feedback_rule import BITS, COMPRESSOR, DIFFERENT, Choice, chosen, divergent, judged, ranking
-from .feedback_runs import TINY, mean_gap
-from .feedback_tables import WORDS, entry, number
+from ..base import Result, Results
+from .cases import FEEDBACKS, SETTINGS, SHARES
+from .rule import BITS, COMPRESSOR, DIFFERENT, Choice, chosen, divergent, judged, ranking
+from .runs import TINY, mean_gap
+from .tables import WORDS, entry, number
 
 _STEPS = {"1": "the tuned step", "1/4": "a quarter of the tuned step"}
 _PARTIAL = tuple(name for name in SETTINGS if name != "full")
@@ -26,9 +26,9 @@ def notes(results: Results) -> list[str]:
         f"How much clients differ: ‖∇f_m(x*)‖ is {_heterogeneity(results)} of ‖∇f_m(x_0)‖ (root "
         "mean squares). A digit is told from the other nine, and every client has one digit or "
         "nearly. All feedbacks send the same number of bits; the scale of each packet is in them.",
-        "The rule, fixed before the cells were computed: of all feedbacks at one of the two steps for all "
-        f"cells of clients that differ with {COMPRESSOR} at {BITS[0]} to {BITS[-1]} bits, those "
-        "that never diverge, and of these the one with the lowest geometric mean of the gaps.",
+        "The rule, fixed before the cells were computed: of all feedbacks at one of the two steps "
+        f"for all cells of clients that differ with {COMPRESSOR} at {BITS[0]} to {BITS[-1]} bits, "
+        "those that never diverge, and of these the one with the least geometric mean of the gaps.",
         recommended(results),
         *_by_situation(results),
         *_one_bit(results),

@@ -16,7 +16,7 @@ from fedbias.optimizers import Optimizer
 from fedbias.randomness import SERVER, Purpose, generator
 from fedbias.vectors import norm
 
-from ..data.datasets import digits
+from ...data.datasets import digits
 
 Problem = fb.LeastSquares | fb.Logistic
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from .base import Results
-from .feedback_cases import FEEDBACKS, SETTINGS
-from .feedback_runs import POINTS
-from .feedback_tables import PLACES, WORDS
+from ..base import Results
+from .cases import FEEDBACKS, SETTINGS
+from .runs import POINTS
+from .tables import PLACES, WORDS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -52,7 +52,7 @@ def draw(results: Results, path: Path) -> None:
 
 
 def _colours() -> dict[str, str]:
-    from ..output.charts import LIGHT
+    from ...output.charts import LIGHT
 
     return dict(zip(FEEDBACKS, LIGHT, strict=False))
 

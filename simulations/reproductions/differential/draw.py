@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .base import Results
-from .differential_tables import NAMES, Row, rows
+from ..base import Results
+from .tables import NAMES, Row, rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -138,7 +138,7 @@ def _look(place: int, marker: str, *, hollow: bool) -> dict[str, Any]:
 
 
 def _colour(place: int) -> str:
-    from ..output.charts import LIGHT
+    from ...output.charts import LIGHT
 
     return LIGHT[place]
 

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..output.tables import human_accuracy, human_bytes, human_loss
-from .base import Result, Results
+from ...output.tables import human_accuracy, human_bytes, human_loss
+from ..base import Result, Results
 
 ROUNDS, LAST = 200, 20  # the paper's rounds, and how many of them say who is lower lately
 WORDS = {
@@ -140,7 +140,7 @@ def draw(results: Results, path: Path) -> None:
     """Training loss and test accuracy against the rounds: SGD dashed, momentum solid."""
     from matplotlib.figure import Figure
 
-    from ..output.charts import LIGHT
+    from ...output.charts import LIGHT
 
     figure = Figure(figsize=(10, 4.6), dpi=110, layout="constrained")
     loss, accuracy = figure.subplots(1, 2)

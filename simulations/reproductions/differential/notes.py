@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .base import Result, Results
-from .differential_costs import costs
-from .differential_tables import NAMES, Row, rows
+from ..base import Result, Results
+from .costs import costs
+from .tables import NAMES, Row, rows
 
 CLOSE = 0.01  # what counts as agreement
 _APART = 0.2  # |ln(a/σ)| from which one of the two rates is alone in the window

@@ -14,10 +14,10 @@ from fedbias.objectives import Batch
 from fedbias.problems.linear import LogisticLoss
 from fedbias.vectors import Vector, norm
 
-from ..data.datasets import Dataset, digits
-from .base import Result
-from .differential_runs import ACCURACY, EARLY, METHODS, bits_sent, rounds_for, short
-from .differential_ways import coded
+from ...data.datasets import Dataset, digits
+from ..base import Result
+from .runs import ACCURACY, EARLY, METHODS, bits_sent, rounds_for, short
+from .ways import coded
 
 RIDGE = 0.01
 CLASS = 8  # the digit that is hardest to tell from the rest

@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .base import Result, Results
-from .feedback_cases import FEEDBACKS, SETTINGS, SHARES
-from .feedback_runs import mean_gap
+from ..base import Result, Results
+from .cases import FEEDBACKS, SETTINGS, SHARES
+from .runs import mean_gap
 
 BITS = (2, 3, 4)  # that the rule looks at
 DIFFERENT = ("squares", "digits")  # the problems whose clients differ

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 from fedbias import theory
 
-from .base import Result, Results
-from .differential_runs import METHODS
-from .differential_ways import block_covering
+from ..base import Result, Results
+from .runs import METHODS
+from .ways import block_covering
 
 NAMES = {"gd": "GD", "nag": "NAG", "hb": "HB"}
 WORDS = {

@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from ..output import Progress
-from ..settings import SettingsError
-from .base import Cell, Options, Reproduction, Result
-from .feedback_cases import (
+from ...output import Progress
+from ...settings import SettingsError
+from ..base import Cell, Options, Reproduction, Result
+from .cases import (
     COMPRESSORS,
     FEEDBACKS,
     ROUNDS,
@@ -29,9 +29,9 @@ from .feedback_cases import (
     problem_of,
     step_of,
 )
-from .feedback_draw import draw
-from .feedback_notes import notes
-from .feedback_runs import (
+from .draw import draw
+from .notes import notes
+from .runs import (
     EARLY,
     FAR,
     NEAR,
@@ -44,7 +44,7 @@ from .feedback_runs import (
     reached,
     stays,
 )
-from .feedback_tables import table
+from .tables import table
 
 BITS = (1, 2, 3, 4)
 ACCELERATED = ("full", "half-lossy")  # where Nesterov's method runs too

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from fedbias import theory
 
-from ..output import Progress
-from ..settings import SettingsError
-from . import differential_digits as digits
-from .base import Cell, Options, Reproduction, Result
-from .differential_draw import draw
-from .differential_notes import notes
-from .differential_runs import (
+from ...output import Progress
+from ...settings import SettingsError
+from ..base import Cell, Options, Reproduction, Result
+from . import digits
+from .draw import draw
+from .notes import notes
+from .runs import (
     ACCURACY,
     EARLY,
     EXTREME,
@@ -28,7 +28,7 @@ from .differential_runs import (
     short,
     summary,
 )
-from .differential_tables import table
+from .tables import table
 
 SEEDS = (0, 1, 2, 3, 4)
 RATES = (1, 2, 3, 4, 5, 6, 7, 8)  # R

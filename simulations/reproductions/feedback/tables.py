@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from .base import Result, Results
-from .feedback_cases import FEEDBACKS, SHARES
+from ..base import Result, Results
+from .cases import FEEDBACKS, SHARES
 
 WORDS = {
     "squares": "least squares, 8 clients",

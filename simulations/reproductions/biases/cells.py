@@ -19,12 +19,12 @@ import numpy as np
 from fedbias.optimizers import HeavyBall
 from fedbias.vectors import Vector
 
-from ..output import Progress
-from ..settings import SettingsError
-from .base import Cell, Options, Reproduction, Result
-from .bias_cases import CASES, STEPS, Case, step_sizes
-from .bias_tables import draw, notes, table
+from ...output import Progress
+from ...settings import SettingsError
+from ..base import Cell, Options, Reproduction, Result
+from .cases import CASES, STEPS, Case, step_sizes
 from .floors import Recursion, Trace, follow, without_noise
+from .tables import draw, notes, table
 
 SEEDS = (0, 1, 2, 3, 4)
 SERVERS = {"sgd": 1.0, "momentum": 0.1}  # β

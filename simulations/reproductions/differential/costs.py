@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .base import Result
-from .differential_tables import NAMES, WORDS, Row, number
+from ..base import Result
+from .tables import NAMES, WORDS, Row, number
 
 _LOW = (1, 2, 4)  # the R at which scales of their own are compared
 

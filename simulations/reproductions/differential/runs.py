@@ -17,8 +17,8 @@ import fedbias as fb
 from fedbias import theory
 from fedbias.vectors import Vector, norm
 
-from .base import Result
-from .differential_ways import coded
+from ..base import Result
+from .ways import coded
 
 METHODS = {"gd": "gradient_descent", "nag": "nesterov", "hb": "polyak"}
 ACCURACY = 1e-6  # f − f* relative to the start's, where the server stops
