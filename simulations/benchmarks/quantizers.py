@@ -30,7 +30,8 @@ def of_rate(bits: int) -> list[fb.Compressor]:
     lattices: list[fb.Compressor] = [fb.lattice(kind, bits) for kind in ("A2", "D4", "E8")]
     if bits == 1:
         return [fb.sign(), *scalar, *lattices, *coded(bits)]
-    return [*scalar, *lattices, fb.lattice("E8", bits, full_range=True), *coded(bits)]
+    lattices += [fb.lattice("E8", bits, full_range=True), fb.lattice("Leech", bits)]
+    return [*scalar, *lattices, *coded(bits)]
 
 
 def coded(bits: float) -> list[fb.Compressor]:
