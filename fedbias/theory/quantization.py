@@ -9,18 +9,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import numpy as np
+
 from fedbias import checks
+from fedbias.lattices import A2, D4, E8
+from fedbias.leech import LEECH
 from fedbias.optimizers import GradientDescent, Nesterov, Optimizer, Polyak
 
 METHODS = ("gradient_descent", "nesterov", "polyak")
-
-# Covering radius and volume of a cell of the lattices with minimal norm √2 (Leech: 2).
-_LATTICES = {
-    "A2": (2, math.sqrt(2 / 3), math.sqrt(3)),
-    "D4": (4, 1.0, 2.0),
-    "E8": (8, 1.0, 1.0),
-    "Leech": (24, math.sqrt(2), 1.0),
-}
+_LATTICES = {code.name: code for code in (A2, D4, E8, LEECH)}
 
 
 @dataclass(frozen=True)
@@ -138,8 +135,9 @@ def lattice_covering(name: str) -> float:
     2^(nb) points, does NOT reach it: see :class:`fedbias.compressors.nested.Lattice`.
     """
     checks.choice("lattice_covering", "name", name, tuple(_LATTICES))
-    dim, radius, volume = _LATTICES[name]
-    return radius * _ball(dim) / math.pow(volume, 1 / dim)
+    code = _LATTICES[name]
+    square = float(np.linalg.det(code.basis @ code.basis.T))  # of the volume of a cell
+    return code.covering_radius * _ball(code.dim) / math.pow(square, 0.5 / code.dim)
 
 
 def _ball(dim: int) -> float:
