@@ -27,7 +27,7 @@ def differential_quantization(
     feedback : Feedback
         ``fb.ef21()`` for clients that differ, or of which some are silent: of five feedbacks the
         only one without a floor there and by far the closest at 2 to 4 bits (the command
-        ``reproduce feedback``, which chose this default by a rule fixed beforehand).
+        ``reproduce feedback``, whose rule this default follows).
         ``fb.differential(radius=fb.preset_radius(L, μ, D))`` for one client, or identical ones: the
         paper's method and guarantee, the unquantized trajectory at exactly n·R bits a round.
     **settings
