@@ -51,8 +51,7 @@ def respond(objective: Objective, plan: Plan, ledger: Ledger) -> tuple[Report, L
         radius=plan.radius,
     )
     holder = cast(Any, objective)
-    if plan.buffers is not None:
-        holder.buffers = plan.buffers.copy()  # the objective may change them in place
+    _restore_buffers(objective, plan)
     if hasattr(objective, "draw_key"):
         holder.draw_key = (plan.seed, plan.round, plan.client)
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
@@ -60,6 +59,7 @@ def respond(objective: Objective, plan: Plan, ledger: Ledger) -> tuple[Report, L
         estimate = plan.estimator.estimate(objective, point, turn)
     packet = plan.feedback.encode(estimate.vector, plan.compressor, turn)
     buffers = None if plan.buffers is None else identity().encode(holder.buffers)
+    loss = estimate.loss if point is plan.point else _loss_there(objective, plan)
     sent = plan.feedback.sent(packet, turn) if plan.measure_bias else None
     measured = None if sent is None else _measured(objective, plan, sent, turn)
     report = Report(
@@ -67,7 +67,7 @@ def respond(objective: Objective, plan: Plan, ledger: Ledger) -> tuple[Report, L
         client=plan.client,
         packet=packet,
         examples=int(objective.size),
-        loss=float(estimate.loss),
+        loss=float(loss),
         computed=int(turn.examples),
         lost_memory=ledger.lost,
         saturated=turn.saturated,
@@ -77,12 +77,23 @@ def respond(objective: Objective, plan: Plan, ledger: Ledger) -> tuple[Report, L
     return report, pend(ledger, plan.round, turn.memory)
 
 
+def _restore_buffers(objective: Objective, plan: Plan) -> None:
+    if plan.buffers is not None:
+        cast(Any, objective).buffers = plan.buffers.copy()  # it may change them in place
+
+
+def _loss_there(objective: Objective, plan: Plan) -> float:
+    """The loss of the model itself, where the estimate was taken elsewhere; over all the data."""
+    _restore_buffers(objective, plan)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return objective.loss(plan.point)
+
+
 def _measured(objective: Objective, plan: Plan, sent: Vector, turn: Turn) -> Measured | None:
     """What the server is told against the exact gradient; None without one that is finite."""
     if "gradient" not in capabilities(objective):
         return None
-    if plan.buffers is not None:
-        cast(Any, objective).buffers = plan.buffers.copy()
+    _restore_buffers(objective, plan)  # the turn has moved them
     with np.errstate(over="ignore", invalid="ignore"):
         offered = getattr(objective, "exact_gradient", None)
         exact = offered(plan.point) if offered else loss_and_gradient(objective, plan.point)[1]

@@ -75,6 +75,6 @@ def _stream() -> Any:
         import constriction
     except ImportError as missing:
         raise ImportError(
-            "entropy coding needs constriction: install fedbias[entropy]"
+            "entropy coding needs constriction: pip install constriction, or fedbias[entropy]"
         ) from missing
     return constriction.stream

@@ -125,6 +125,8 @@ def run(
     )
     _check(objectives, start, rounds, keep, stop)
     _check_preset(feedback, participation, len(objectives))
+    if stop is not None:
+        stop.check(feedback)
     enrolled = {client: objective.size for client, objective in enumerate(objectives)}
     began, stopped = time.monotonic(), None
     share = [1.0 if weights == "uniform" else float(objective.size) for objective in objectives]

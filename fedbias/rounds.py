@@ -174,8 +174,8 @@ class Report:
     examples : int
         n_m, the size of the client's data: its weight where weights go by examples.
     loss : float
-        Where the estimate was taken (the plan's point, but for differential feedback), on the
-        examples that were looked at there.
+        At the plan's point, on the examples that were looked at there; on all of them where the
+        feedback takes its estimate elsewhere.
     computed : int
         Example gradients computed in this turn.
     lost_memory : bool

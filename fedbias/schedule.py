@@ -58,5 +58,5 @@ def check_identical(
         why = "not all the clients took part from the start"
     raise ValueError(
         f"{why}: a preset radius is for one client, or identical ones of which all take part; "
-        "use radius=None"
+        "use ef21(), or another feedback with radius=None"
     )

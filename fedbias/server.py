@@ -69,7 +69,7 @@ class Outcome:
     saturated : tuple of int
         The applied clients whose vector was longer than its preset radius.
     loss : float
-        The weighted mean of the clients' losses where they took their estimates; NaN without any.
+        The weighted mean of the clients' losses at x_k; NaN without any.
     gradient_norm : float
         ‖ĝ‖ of the decoded mean; NaN without any.
     payload_bits, wire_bits : int

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from fedbias import checks
+from fedbias.feedback import Feedback
 from fedbias.notation import setting
 
 
@@ -31,6 +32,14 @@ class Until:
         for field in ("gradient_norm", "uplink_bytes", "seconds"):
             if getattr(self, field) is not None:
                 checks.real("until", field, getattr(self, field), least=0)
+
+    def check(self, feedback: Feedback) -> None:
+        """Refuse a goal that says nothing under this feedback (ValueError)."""
+        if self.gradient_norm is not None and feedback.radius is not None:
+            raise ValueError(
+                "until: gradient_norm is that of what clients send, which with a preset radius may be "
+                "0 from the first round on: use loss, accuracy or uplink_bytes"
+            )
 
     def reached(self, measured: Mapping[str, float | None]) -> str | None:
         """The first goal that is reached, as a sentence; None to go on.

@@ -128,6 +128,7 @@ class Settings(BaseModel):
                 f"clients, {self.clients}, or no round would ever count"
             )
         stop = self.made("stop", Until)
+        stop.check(self.made("feedback", fb.Feedback))  # type: ignore[type-abstract]
         if not self.evaluate_every and (stop.accuracy is not None or stop.loss is not None):
             raise ValueError(
                 f"stop = {stop} looks at central evaluation, which evaluate_every = 0 turns off"

@@ -29,7 +29,8 @@ def differential_quantization(
         only one without a floor there and by far the closest at 2 to 4 bits (the command
         ``reproduce feedback``, whose rule this default follows).
         ``fb.differential(radius=fb.preset_radius(L, μ, D))`` for one client, or identical ones: the
-        paper's method and guarantee, the unquantized trajectory at exactly n·R bits a round.
+        paper's method and guarantee: gradients along the unquantized trajectory, exactly n·R
+        payload bits a round, and a model that follows at max{σ, φ(a)} (:mod:`fedbias.theory`).
     **settings
         :class:`FedBias`'s.
 

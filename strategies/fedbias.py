@@ -101,6 +101,7 @@ class FedBias(Strategy):
         checks.whole("FedBias", "evaluate_every", evaluate_every, least=0)
         if stop is not None:
             checks.instance("FedBias", "stop", stop, Until, "until(accuracy=0.9)")
+            stop.check(feedback)
         self.sampling = Sampling(fraction, minimum_clients, patience, partitions)
         self.algorithm = Algorithm(
             *(optimizer, estimator, compressor, feedback, batch_size, weights),
@@ -175,7 +176,11 @@ class FedBias(Strategy):
         self._roster = self.sampling.enrol(grid, first.state.point.size)
         result, total = Result(arrays=names.arrays(first.state)), first.total_uplink_bytes
         if grows(self.algorithm, first.state.point):
-            _LOG.warning("the preset ranges grow: more bits are needed for this dimension")
+            _LOG.warning(
+                "the preset ranges never shrink with %s at %s entries: the model will not "
+                "converge; use more bits, or feedback without a radius",
+                *(self.algorithm.compressor, first.state.point.size),
+            )
 
         def close(number: int, metrics: dict[str, Any]) -> None:
             if evaluate_fn and (central := evaluate_fn(number, result.arrays)) is not None:

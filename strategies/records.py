@@ -32,7 +32,11 @@ class Tally:
         for client in outcome.forgotten:
             _LOG.warning("round %s: client %s had lost its memory", number, client)
         for client in outcome.saturated:
-            _LOG.warning("round %s: client %s exceeds the preset radius", number, client)
+            _LOG.warning(
+                "round %s: client %s exceeds the preset radius: L, μ or the distance is wrong, or "
+                "rounding is all that is left; feedback without a radius needs none of them",
+                *(number, client),
+            )
         self.header_bytes, self.heard = came.header_bytes, len(came.heard)
         self.outcome = replace(outcome, refused=refused)
 
@@ -46,8 +50,8 @@ class RoundRecord:
     round : int
         k ≥ 1: the record describes the step from x_{k−1} to x_k. Round 0 is the start.
     train_loss : float or None
-        The weighted mean of the clients' losses at x_{k−1} (differential feedback: where each took
-        its gradient), on the examples they looked at.
+        The weighted mean of the clients' losses at x_{k−1}, on the examples they looked at
+        (differential feedback: on all of them).
     test_loss, accuracy : float or None
         Central evaluation of x_k, in rounds that evaluate.
     client_loss, client_accuracy : float or None

@@ -28,7 +28,7 @@ class EntropyCoded(Compressor):
     bits allow, 4^(−R)·‖v‖², at high rates, and less at low ones (Gish and Pierce 1968). It adapts
     to every vector: nothing about it is known beforehand, and a few heavy entries cost little.
 
-    Needs constriction on both sides: ``install fedbias[entropy]``.
+    Needs constriction on both sides: the extra ``fedbias[entropy]``.
 
     Parameters
     ----------

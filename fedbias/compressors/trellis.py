@@ -38,7 +38,7 @@ class TrellisCoded(EntropyCoded):
     1994). On Gaussian entries the error is 1.12 times the least that R bits allow, 4^(−R)·‖v‖², at
     any rate; that of equal cells is 1.42 times the least (:class:`entropy_coded`).
 
-    Needs constriction on both sides: ``install fedbias[entropy]``.
+    Needs constriction on both sides: the extra ``fedbias[entropy]``.
 
     Parameters
     ----------
