@@ -37,8 +37,8 @@ class Until:
         """Refuse a goal that says nothing under this feedback (ValueError)."""
         if self.gradient_norm is not None and feedback.radius is not None:
             raise ValueError(
-                "until: gradient_norm is that of what clients send, which with a preset radius may be "
-                "0 from the first round on: use loss, accuracy or uplink_bytes"
+                "until: gradient_norm is that of what clients send, which with a preset radius may "
+                "be 0 from the first round on: use loss, accuracy or uplink_bytes"
             )
 
     def reached(self, measured: Mapping[str, float | None]) -> str | None:

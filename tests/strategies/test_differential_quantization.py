@@ -149,9 +149,9 @@ def test_a_gradient_norm_that_says_nothing():
     """The first packets may decode to 0. Kills: a run that stops at once, and well."""
     stop = fb.until(gradient_norm=1e-3)
     optimizer, feedback = tuned("nesterov", L, MU).optimizer, fb.differential(PRESET)
-    with pytest.raises(ValueError, match="with a preset radius may be 0"):
+    with pytest.raises(ValueError, match="with a preset radius may"):
         differential_quantization(optimizer, fb.uniform(4), feedback, stop=stop)
-    with pytest.raises(ValueError, match="with a preset radius may be 0"):
+    with pytest.raises(ValueError, match="with a preset radius may"):
         fb.run(PROBLEM.objectives, optimizer, ZERO, 9, feedback=feedback, stop=stop)
 
 
