@@ -157,7 +157,8 @@ class Differential(Feedback):
     log₂ρ and so with the dimension. ``memory=True`` (u = ∇f(z) − h − c, h ← h + q on both
     sides, the server keeps h_m) is for heterogeneous clients that all take part, and needs errors
     below a third of the vector. NOT guaranteed: anything exact for heterogeneous clients (without
-    memory a floor stays), for partial participation, for mini-batches.
+    memory a floor stays), for partial participation, for mini-batches. The report's loss, that of
+    the model, costs another pass over the data.
     """
 
     radius: PresetRadius | None = None

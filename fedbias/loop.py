@@ -124,7 +124,6 @@ def run(
         measure_bias=measure_bias,
     )
     _check(objectives, start, rounds, keep, stop)
-    _check_preset(feedback, participation, len(objectives))
     if stop is not None:
         stop.check(feedback)
     enrolled = {client: objective.size for client, objective in enumerate(objectives)}
@@ -136,6 +135,7 @@ def run(
     outcomes: list[Outcome] = []
     while state.round < rounds and stopped is None:
         asked = _asked(participation, state.round, len(objectives))
+        _check_everyone(feedback, asked, len(objectives))
         missing = set(lost(state.round)) if lost else set()
         reports = _answers(algorithm, state, objectives, ledgers, asked)
         arrived = [report for report in reports if report.client not in missing]
@@ -207,8 +207,8 @@ def _check(
         raise ValueError("run: stop.accuracy has no meaning here, objectives have losses alone")
 
 
-def _check_preset(feedback: Feedback, participation: Choice | None, clients: int) -> None:
-    if feedback.radius and participation and clients > 1:
+def _check_everyone(feedback: Feedback, asked: Sequence[int], clients: int) -> None:
+    if feedback.radius and clients > 1 and len(asked) < clients:
         raise ValueError("run: a preset radius asks all the clients in every round: radius=None")
 
 
