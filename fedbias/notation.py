@@ -80,13 +80,19 @@ def parse(text: object, kind: type[T]) -> T:
     if not isinstance(text, str):
         raise ValueError(f"a setting is written as text such as 'identity()', not {text!r}")
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        tree = _tree(text)
         value = _build(ast.Call(tree, [], []) if isinstance(tree, ast.Name) else tree, text)
     except (SyntaxError, MemoryError, RecursionError):
         raise ValueError(f"{text[:80]!r} is not written like 'name(field=value)'") from None
     if not isinstance(value, kind):
         raise ValueError(f"{text!r} does not fit here; allowed: {', '.join(names(kind))}")
     return value
+
+
+def _tree(text: str) -> ast.expr:
+    if "\0" in text:  # which older Pythons refuse in other words
+        raise SyntaxError
+    return ast.parse(text.strip(), mode="eval").body
 
 
 def _build(node: ast.expr, text: str) -> Any:
