@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -119,13 +119,14 @@ def run(
     """
     algorithm = Algorithm(
         *(optimizer, estimator, compressor, feedback, batch_size, weights),
-        minimum_replies=len(objectives) if feedback.radius else 1,  # all the identical ones
         seed=seed,
         measure_bias=measure_bias,
     )
     _check(objectives, start, rounds, keep, stop)
     if stop is not None:
         stop.check(feedback)
+    if feedback.radius:
+        algorithm = replace(algorithm, minimum_replies=len(objectives))  # all the identical ones
     enrolled = {client: objective.size for client, objective in enumerate(objectives)}
     began, stopped = time.monotonic(), None
     share = [1.0 if weights == "uniform" else float(objective.size) for objective in objectives]
@@ -149,10 +150,6 @@ def run(
             on_round(state.round - 1, state, outcome)
         if stop:
             stopped = stop.reached(_measured(losses[-1], outcomes, began))
-    memories = [
-        settle(ledger, state.acknowledged.get(client, NEVER)).memory
-        for client, ledger in enumerate(ledgers)
-    ]
     return History(
         points=np.stack(points),
         losses=np.array(losses),
@@ -160,7 +157,7 @@ def run(
         wire_bits=np.array([outcome.wire_bits for outcome in outcomes], np.int64),
         batch_sizes=[batch_size] * len(outcomes),
         outcomes=outcomes,
-        memories=memories,
+        memories=_settled(ledgers, state),
         optimizer_state=state.optimizer,
         stopped=stopped,
     )
@@ -180,6 +177,14 @@ def _answers(
         report, ledgers[client] = respond(objectives[client], plan, ledgers[client])
         reports.append(report)
     return reports
+
+
+def _settled(ledgers: Sequence[Ledger], state: ServerState) -> list[Mapping[str, Vector]]:
+    """Every client's memory, once the fate of its last report is known."""
+    return [
+        settle(ledger, state.acknowledged.get(client, NEVER)).memory
+        for client, ledger in enumerate(ledgers)
+    ]
 
 
 def mean_loss(objectives: Sequence[Objective], state: ServerState, share: Sequence[float]) -> float:

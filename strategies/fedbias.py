@@ -101,7 +101,6 @@ class FedBias(Strategy):
         checks.whole("FedBias", "evaluate_every", evaluate_every, least=0)
         if stop is not None:
             checks.instance("FedBias", "stop", stop, Until, "until(accuracy=0.9)")
-            stop.check(feedback)
         self.sampling = Sampling(fraction, minimum_clients, patience, partitions)
         self.algorithm = Algorithm(
             *(optimizer, estimator, compressor, feedback, batch_size, weights),
@@ -110,6 +109,8 @@ class FedBias(Strategy):
             measure_bias=measure_bias,
         )
         self.algorithm = self.sampling.fitted(self.algorithm, minimum_clients)
+        if stop is not None:
+            stop.check(feedback)
         self.stop, self.evaluate_every = stop, evaluate_every
         self.stopped: str | None = None  # why the last run ended early
         self.state: ServerState | None = None

@@ -257,6 +257,7 @@ def test_a_run_stops_at_its_goal():
         ({"rounds": -1}, "run: rounds must be a whole number >= 0, not -1"),
         ({"rounds": 2.0}, "run: rounds must be a whole number >= 0, not 2.0"),
         ({"optimizer": None}, "optimizer must be like gradient_descent(step_size=0.1), not None"),
+        ({"feedback": fb.sign()}, "feedback must be like no_feedback(), not sign()"),
         ({"weights": "size"}, "weights must be one of 'uniform', 'examples', not 'size'"),
         ({"batch_size": 4}, "has no meaning for exact()"),
         ({"seed": -1}, "seed must be a whole number >= 0"),
@@ -283,5 +284,8 @@ def test_unknown_clients(asked):
 
 
 def test_nobody_at_all():
-    with pytest.raises(ValueError):
-        fb.run([], DESCENT, START, 1)
+    preset = fb.preset_radius(1.0, 0.1, 2.0)
+    optimizer = fb.theory.tuned("gradient_descent", 1.0, 0.1).optimizer
+    for settings in ({}, {"feedback": fb.differential(preset)}):
+        with pytest.raises(ValueError, match="objectives must hold at least one client"):
+            fb.run([], optimizer, START, 1, **settings)

@@ -153,6 +153,8 @@ def test_a_gradient_norm_that_says_nothing():
         differential_quantization(optimizer, fb.uniform(4), feedback, stop=stop)
     with pytest.raises(ValueError, match="with a preset radius may"):
         fb.run(PROBLEM.objectives, optimizer, ZERO, 9, feedback=feedback, stop=stop)
+    with pytest.raises(ValueError, match="feedback must be like no_feedback"):
+        differential_quantization(optimizer, fb.uniform(4), fb.sign(), stop=stop)
 
 
 def test_a_client_that_lost_its_memory_starts_its_schedule_again():
