@@ -6,6 +6,18 @@ It needs numpy alone. :func:`run` is the whole federation as one readable loop; 
 """
 
 from fedbias import theory
+from fedbias.batching import (
+    BatchSize,
+    augmented_test,
+    constant_batch,
+    coordinate_test,
+    cross_client_test,
+    inner_product_test,
+    linear_batch,
+    local_norm_test,
+    norm_test,
+    stagewise_batch,
+)
 from fedbias.compressors import (
     Compressor,
     Guarantee,
@@ -21,6 +33,7 @@ from fedbias.compressors import (
     trellis_coded,
     uniform,
 )
+from fedbias.decay import Decay, cosine_decay, no_decay
 from fedbias.estimators import (
     Estimate,
     Estimator,
@@ -35,7 +48,7 @@ from fedbias.feedback import Feedback, differential, ef21, error_feedback, no_fe
 from fedbias.headers import ProtocolError
 from fedbias.loop import History, run
 from fedbias.notation import parse
-from fedbias.objectives import MissingCapability, Objective
+from fedbias.objectives import MissingCapability, Objective, Statistics
 from fedbias.optimizers import (
     Optimizer,
     adagrad,
@@ -55,7 +68,9 @@ from fedbias.stopping import until
 
 __version__ = "0.1.0"
 __all__ = [
+    "BatchSize",
     "Compressor",
+    "Decay",
     "Estimate",
     "Estimator",
     "Feedback",
@@ -71,10 +86,16 @@ __all__ = [
     "Plan",
     "ProtocolError",
     "Report",
+    "Statistics",
     "adagrad",
     "adagrad_norm",
     "adam",
+    "augmented_test",
     "clipped",
+    "constant_batch",
+    "coordinate_test",
+    "cosine_decay",
+    "cross_client_test",
     "decode",
     "differential",
     "direction",
@@ -87,13 +108,18 @@ __all__ = [
     "half",
     "heavy_ball",
     "identity",
+    "inner_product_test",
     "lattice",
+    "linear_batch",
+    "local_norm_test",
     "local_steps",
     "lost",
     "meta",
     "minibatch",
     "nesterov",
+    "no_decay",
     "no_feedback",
+    "norm_test",
     "normalised",
     "parse",
     "polyak",
@@ -103,6 +129,7 @@ __all__ = [
     "run",
     "sample_clients",
     "sign",
+    "stagewise_batch",
     "theory",
     "top_k",
     "trellis_coded",

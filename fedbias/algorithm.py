@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from fedbias import checks
+from fedbias.batching import BatchSize, as_batch_size
 from fedbias.compressors import Compressor, identity
-from fedbias.estimators import Estimator, exact
+from fedbias.decay import Decay, no_decay
+from fedbias.estimators import Estimator, LocalSteps, Minibatch, exact
 from fedbias.feedback import Feedback, no_feedback
 from fedbias.optimizers import Optimizer
 
@@ -17,8 +19,10 @@ class Algorithm:
 
     Attributes
     ----------
-    batch_size : int or None
-        b for estimators that draw batches; None means all the data.
+    batch_size : BatchSize, int or None
+        b for estimators that draw batches, or the rule that chooses it; None means all the data.
+    decay : Decay
+        How the step size falls with the samples.
     weights : {"uniform", "examples"}
         How the mean over clients is weighted.
     minimum_replies : int
@@ -32,11 +36,12 @@ class Algorithm:
     estimator: Estimator = exact()
     compressor: Compressor = identity()
     feedback: Feedback = no_feedback()
-    batch_size: int | None = None
+    batch_size: BatchSize | int | None = None
     weights: str = "uniform"
     minimum_replies: int = 1
     seed: int = 0
     measure_bias: int = 0
+    decay: Decay = no_decay()
 
     def __post_init__(self) -> None:
         kinds: dict[str, tuple[type, str]] = {
@@ -44,24 +49,47 @@ class Algorithm:
             "estimator": (Estimator, "exact()"),
             "compressor": (Compressor, "identity()"),
             "feedback": (Feedback, "no_feedback()"),
+            "decay": (Decay, "cosine_decay(samples=100000)"),
         }
         for name, (kind, example) in kinds.items():
             checks.instance("algorithm", name, getattr(self, name), kind, example)
-        if self.batch_size is not None:
-            checks.whole("algorithm", "batch_size", self.batch_size, least=1)
-            if not self.estimator.draws_batches:
-                raise ValueError(
-                    f"algorithm: batch_size={self.batch_size} has no meaning for {self.estimator}, "
-                    "which uses all the data; use minibatch()"
-                )
         checks.choice("algorithm", "weights", self.weights, ("uniform", "examples"))
         checks.whole("algorithm", "minimum_replies", self.minimum_replies, least=1)
         checks.whole("algorithm", "measure_bias", self.measure_bias, least=0)
         checks.whole("algorithm", "seed", self.seed, least=0, most=2**63 - 1)
+        self._check_batches()
         self._check_feedback()
+
+    @property
+    def batching(self) -> BatchSize | None:
+        """The rule for b; None means all the data."""
+        return as_batch_size(self.batch_size)
+
+    def _check_batches(self) -> None:
+        rule, estimator = self.batching, self.estimator
+        if rule is None:
+            return
+        if not estimator.draws_batches:
+            raise ValueError(
+                f"algorithm: batch_size={self.batch_size} has no meaning for {estimator}, "
+                "which uses all the data; use minibatch()"
+            )
+        if rule.measures is None:
+            return
+        last = estimator.inner if isinstance(estimator, LocalSteps) and rule.local else estimator
+        if not isinstance(last, Minibatch):
+            other = "local_norm_test or " if isinstance(estimator, LocalSteps) else ""
+            raise ValueError(
+                f"algorithm: {rule.name} measures the examples of a plain batch, not of "
+                f"{estimator}: use minibatch(), or {other}cross_client_test"
+            )
 
     def _check_feedback(self) -> None:
         feedback, preset = self.feedback, self.feedback.radius
+        if self.decay != no_decay() and (feedback.shifts or preset is not None):
+            raise ValueError(
+                f"{feedback} counts on a constant step size: use no_decay(), or ef21()"
+            )
         if feedback.shifts and self.optimizer.name not in feedback.methods:
             raise ValueError(
                 f"{feedback} undoes what its errors did to {', '.join(feedback.methods)}; what "

@@ -42,6 +42,10 @@ def respond(objective: Objective, plan: Plan, ledger: Ledger) -> tuple[Report, L
         If the objective lacks a capability or has another dim; or if the estimate is not finite.
     """
     require(objective, plan.estimator.needs, repr(plan.estimator))
+    if plan.measure is not None:
+        require(objective, {"per_example_statistics"}, repr(plan.measure))
+    if objective.size < 1:
+        raise ValueError("the client has no data")
     if plan.point.size != objective.dim:
         raise ValueError(f"the plan's point has dim {plan.point.size}, not {objective.dim}")
     ledger = settle(ledger, plan.acknowledged)
@@ -49,6 +53,7 @@ def respond(objective: Objective, plan: Plan, ledger: Ledger) -> tuple[Report, L
         *(plan.seed, plan.round, plan.client, plan.batch_size, dict(ledger.memory)),
         shift=plan.shift,
         radius=plan.radius,
+        measure=plan.measure,
     )
     holder = cast(Any, objective)
     _restore_buffers(objective, plan)
@@ -57,6 +62,7 @@ def respond(objective: Objective, plan: Plan, ledger: Ledger) -> tuple[Report, L
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
         point = plan.feedback.query(plan.point, turn)
         estimate = plan.estimator.estimate(objective, point, turn)
+    samples, statistic = turn.examples, turn.statistic
     packet = plan.feedback.encode(estimate.vector, plan.compressor, turn)
     buffers = None if plan.buffers is None else identity().encode(holder.buffers)
     loss = estimate.loss if point is plan.point else _loss_there(objective, plan)
@@ -69,6 +75,8 @@ def respond(objective: Objective, plan: Plan, ledger: Ledger) -> tuple[Report, L
         examples=int(objective.size),
         loss=float(loss),
         computed=int(turn.examples),
+        samples=int(samples),
+        statistic=None if statistic is None or not np.isfinite(statistic) else float(statistic),
         lost_memory=ledger.lost,
         saturated=turn.saturated,
         buffers=buffers,

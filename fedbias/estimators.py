@@ -14,7 +14,7 @@ import numpy as np
 
 from fedbias import checks
 from fedbias.notation import setting
-from fedbias.objectives import Objective, loss_and_gradient
+from fedbias.objectives import Batch, Objective, loss_and_gradient
 from fedbias.turn import Turn
 from fedbias.vectors import Vector, norm
 
@@ -100,7 +100,7 @@ class Minibatch(Estimator):
 
     def estimate(self, objective: Objective, point: Vector, turn: Turn) -> Estimate:
         batch = turn.batch(objective.size, self.order)
-        loss, gradient = loss_and_gradient(objective, point, batch)
+        loss, gradient = _measured(objective, point, batch, turn)
         turn.examples += objective.size if batch is None else batch.size
         return Estimate(gradient, loss)
 
@@ -198,7 +198,10 @@ class LocalSteps(_Wrapped):
     def estimate(self, objective: Objective, point: Vector, turn: Turn) -> Estimate:
         local, loss = point, 0.0
         velocity = turn.memory.get(_MOMENTUM, np.zeros_like(point))
+        measure, turn.measure = turn.measure, None
         for step in range(self.count):
+            if step == self.count - 1:  # a batch-size test looks at the last step
+                turn.measure = measure
             inner = self.inner.estimate(objective, local, turn)
             loss = inner.loss if step == 0 else loss
             velocity = self.momentum * velocity + inner.vector
@@ -206,6 +209,17 @@ class LocalSteps(_Wrapped):
         if self.momentum > 0:
             turn.memory[_MOMENTUM] = velocity
         return Estimate(point - local, loss)
+
+
+def _measured(
+    objective: Objective, point: Vector, batch: Batch | None, turn: Turn
+) -> tuple[float, Vector]:
+    """Loss and gradient, with the statistic that a batch-size test asks for."""
+    if turn.measure is None:
+        return loss_and_gradient(objective, point, batch)
+    found = cast(Any, objective).per_example_statistics(point, batch, turn.measure.measures)
+    turn.statistic = turn.measure.statistic(found)
+    return found.loss, found.gradient
 
 
 def clip(vector: Vector, radius: float) -> Vector:

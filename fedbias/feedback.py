@@ -182,7 +182,7 @@ class Differential(Feedback):
         """z_i = x̂_i + η·s_i."""
         step = _step(turn)
         error = _compensation(turn) if isinstance(step, Nesterov) else turn.memory.get(_ERROR)
-        return point if error is None else point + step.step_size * error  # type: ignore[attr-defined]
+        return point if error is None else point + step.step_size * error
 
     def encode(self, vector: Vector, compressor: Compressor, turn: Turn) -> Packet:
         compensation, known = _compensation(turn), turn.memory.get(_GRADIENT)

@@ -32,12 +32,17 @@ def positive(value: Any) -> bool:
     return value is None or (real(value) and 0 < value < math.inf)
 
 
+def amount(value: Any) -> bool:
+    """Accept None, or a finite number ≥ 0."""
+    return value is None or (real(value) and 0 <= value < math.inf)
+
+
 def squares(value: Any) -> bool:
     """Accept None, or two finite numbers ≥ 0."""
     return value is None or (
         type(value) is list
         and len(value) == 2
-        and all(real(each) and 0 <= each < math.inf for each in value)
+        and all(each is not None and amount(each) for each in value)
     )
 
 

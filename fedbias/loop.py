@@ -11,9 +11,11 @@ import numpy as np
 
 from fedbias import checks
 from fedbias.algorithm import Algorithm
+from fedbias.batching import BatchSize
 from fedbias.client import respond
 from fedbias.compressors import Compressor, identity
 from fedbias.compressors.base import check_vector
+from fedbias.decay import Decay, no_decay
 from fedbias.estimators import Estimator, exact
 from fedbias.feedback import Feedback, no_feedback
 from fedbias.ledger import NEVER, Ledger, settle
@@ -40,7 +42,7 @@ class History:
     payload_bits, wire_bits : ndarray of int, shape (rounds,)
         Summed over the clients whose report arrived.
     batch_sizes : list of (int or None)
-        b of every round.
+        b of every round, each client's; one with less data took less. None is all the data.
     outcomes : list of Outcome
         What became of the reports, round by round.
     memories : list of dict
@@ -71,7 +73,8 @@ def run(
     estimator: Estimator = exact(),
     compressor: Compressor = identity(),
     feedback: Feedback = no_feedback(),
-    batch_size: int | None = None,
+    batch_size: BatchSize | int | None = None,
+    decay: Decay = no_decay(),
     participation: Choice | None = None,
     lost: Choice | None = None,
     weights: str = "uniform",
@@ -93,6 +96,11 @@ def run(
         x_0; its dtype is the run's.
     rounds : int
         K.
+    batch_size : BatchSize, int or None
+        b, or the rule that chooses it (:mod:`fedbias.batching`), for estimators that draw batches;
+        None means all the data.
+    decay : Decay
+        How the server's step size falls with the samples.
     participation : callable, optional
         Round → ids that are asked; everyone by default.
     lost : callable, optional
@@ -121,8 +129,10 @@ def run(
         *(optimizer, estimator, compressor, feedback, batch_size, weights),
         seed=seed,
         measure_bias=measure_bias,
+        decay=decay,
     )
     _check(objectives, start, rounds, keep, stop)
+    _check_compared(algorithm, len(objectives))
     if stop is not None:
         stop.check(feedback)
     if feedback.radius:
@@ -130,7 +140,7 @@ def run(
     enrolled = {client: objective.size for client, objective in enumerate(objectives)}
     began, stopped = time.monotonic(), None
     share = [1.0 if weights == "uniform" else float(objective.size) for objective in objectives]
-    state = ServerState(start, buffers=getattr(objectives[0], "buffers", None))
+    state = ServerState(start, enrolled=enrolled, buffers=getattr(objectives[0], "buffers", None))
     ledgers = [Ledger() for _ in objectives]
     points, losses = [start], [mean_loss(objectives, state, share)]
     outcomes: list[Outcome] = []
@@ -155,7 +165,7 @@ def run(
         losses=np.array(losses),
         payload_bits=np.array([outcome.payload_bits for outcome in outcomes], np.int64),
         wire_bits=np.array([outcome.wire_bits for outcome in outcomes], np.int64),
-        batch_sizes=[batch_size] * len(outcomes),
+        batch_sizes=[outcome.batch_size for outcome in outcomes],
         outcomes=outcomes,
         memories=_settled(ledgers, state),
         optimizer_state=state.optimizer,
@@ -212,6 +222,12 @@ def _check(
         raise ValueError("run: stop.accuracy has no meaning here, objectives have losses alone")
 
 
+def _check_compared(algorithm: Algorithm, clients: int) -> None:
+    rule = algorithm.batching
+    if rule is not None and rule.compares_clients and clients < 2:
+        raise ValueError(f"run: {rule.name} compares clients and there is one: use norm_test")
+
+
 def _check_everyone(feedback: Feedback, asked: Sequence[int], clients: int) -> None:
     if feedback.radius and clients > 1 and len(asked) < clients:
         raise ValueError("run: a preset radius asks all the clients in every round: radius=None")
@@ -230,4 +246,5 @@ def _measured(loss: float, outcomes: Sequence[Outcome], began: float) -> dict[st
         "loss": loss,
         "gradient_norm": outcomes[-1].gradient_norm,
         "uplink_bytes": sum(outcome.wire_bits for outcome in outcomes) / 8,
+        "samples": sum(outcome.samples for outcome in outcomes),
     }

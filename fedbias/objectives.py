@@ -2,14 +2,53 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
-from typing import Any, Protocol, cast, runtime_checkable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar, cast, runtime_checkable
 
+import numpy as np
 from numpy.typing import NDArray
 
 from fedbias.vectors import Vector
 
 Batch = NDArray[Any]  # indices of examples
+Amount = TypeVar("Amount", float, Vector)
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """How the gradients g_i of a batch's b examples spread about their mean ḡ.
+
+    Variances have ddof = 1, and are 0 for a single example.
+
+    Attributes
+    ----------
+    loss : float
+        Mean over the batch.
+    gradient : ndarray, shape (dim,)
+        ḡ.
+    trace : float
+        tr Σ = Σ_j Var_i(g_ij).
+    along : float
+        Var_i⟨g_i, ḡ⟩; NaN unless asked for.
+    variances : ndarray of float64, shape (dim,), or None
+        Var_i(g_ij); None unless asked for.
+    """
+
+    loss: float
+    gradient: Vector
+    trace: float
+    along: float = math.nan
+    variances: Vector | None = None
+
+
+def variance_of(squares: Amount, mean_square: Amount, count: int) -> Amount:
+    """Sample variance from Σ_i s_i² and the squared mean of ``count`` values; never negative."""
+    if count < 2:
+        return squares * 0
+    spread: Amount = np.maximum(squares - count * mean_square, 0) / (count - 1)
+    return spread
 
 
 @runtime_checkable
@@ -25,6 +64,9 @@ class Objective(Protocol):
         ∇²f_m(point)·vector, shape (dim,).
     ``loss_and_gradient(point, batch=None)``
         Both in one pass, where that is cheaper; otherwise leave it out.
+    ``per_example_statistics(point, batch=None, what="trace")``
+        :class:`Statistics` of a batch in memory that does not grow with batch × dim; ``what`` else
+        shall be measured: "trace" (nothing else), "along" or "variances".
     ``exact_gradient(point)``
         ∇f_m where ``gradient`` is itself an estimate of it; ``measure_bias`` compares with this.
     ``metrics(point)``
@@ -53,7 +95,7 @@ class Objective(Protocol):
         """Mean loss over the batch."""
 
 
-CAPABILITIES = ("gradient", "hvp")
+CAPABILITIES = ("gradient", "hvp", "per_example_statistics")
 
 
 class MissingCapability(ValueError):

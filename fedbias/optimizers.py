@@ -24,6 +24,7 @@ class Optimizer(ABC):
     """A server step x_{k+1} = x_k − …, from the mean of the clients' estimates."""
 
     name: ClassVar[str]
+    step_size: float
 
     @abstractmethod
     def update(self, point: Vector, gradient: Vector, state: State) -> tuple[Vector, State]:

@@ -13,12 +13,14 @@ from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from typing import Any
 
+from fedbias.batching import BatchSize
 from fedbias.compressors import Compressor, identity
 from fedbias.estimators import Estimator
 from fedbias.feedback import Feedback
 from fedbias.headers import (
     Check,
     ProtocolError,
+    amount,
     flag,
     positive,
     read_header,
@@ -44,6 +46,7 @@ _PLAN: dict[str, Check] = {
     "acknowledged": whole(NEVER),
     "estimator": text,
     "batch_size": whole(1, optional=True),
+    "measure": text_or_none,
     "compressor": text,
     "feedback": text,
     "shift": text_or_none,
@@ -55,6 +58,8 @@ _REPORT: dict[str, Check] = {
     "client": whole(),
     "examples": whole(),
     "loss": real,
+    "samples": whole(),
+    "statistic": amount,
     "computed": whole(),
     "lost_memory": flag,
     "saturated": flag,
@@ -92,6 +97,10 @@ class Plan:
         The round of this client's last report that was applied, −1 before the first.
     point : ndarray, shape (dim,)
         x_k.
+    batch_size : int or None
+        b_m; None means all the data.
+    measure : BatchSize or None
+        The batch-size test whose statistic the client shall report.
     buffers : ndarray or None
         The mean of what training changes besides the point.
     shift : Optimizer or None
@@ -114,6 +123,7 @@ class Plan:
     buffers: Vector | None = None
     shift: Optimizer | None = None
     radius: float | None = None
+    measure: BatchSize | None = None
     measure_bias: bool = False
 
     def header(self) -> str:
@@ -125,6 +135,7 @@ class Plan:
             "acknowledged": self.acknowledged,
             "estimator": repr(self.estimator),
             "batch_size": self.batch_size,
+            "measure": None if self.measure is None else repr(self.measure),
             "compressor": repr(self.compressor),
             "feedback": repr(self.feedback),
             "shift": None if self.shift is None else repr(self.shift),
@@ -147,6 +158,7 @@ class Plan:
             "compressor": Compressor,
             "feedback": Feedback,
             "shift": Optimizer,
+            "measure": BatchSize,
         }
         try:
             spelled = {
@@ -178,6 +190,10 @@ class Report:
         feedback takes its estimate elsewhere.
     computed : int
         Example gradients computed in this turn.
+    samples : int
+        Those of them that the estimate was made of: b_m, or H·b_m for H local steps.
+    statistic : float or None
+        What the plan's batch-size test asked for; None without one, or if it is not finite.
     lost_memory : bool
         Whether the client lost what it remembered since its last applied report.
     buffers : Packet or None
@@ -194,6 +210,8 @@ class Report:
     examples: int
     loss: float
     computed: int
+    samples: int
+    statistic: float | None = None
     lost_memory: bool = False
     buffers: Packet | None = None
     measured: Measured | None = None
@@ -211,6 +229,8 @@ class Report:
             "client": self.client,
             "examples": self.examples,
             "loss": self.loss,
+            "samples": self.samples,
+            "statistic": self.statistic,
             "computed": self.computed,
             "lost_memory": self.lost_memory,
             "saturated": self.saturated,
@@ -224,6 +244,8 @@ class Report:
         """Read a report (ProtocolError or PacketError if it is not one)."""
         header = read_header(record, _REPORT)
         header["loss"] = float(header["loss"])
+        if header["statistic"] is not None:
+            header["statistic"] = float(header["statistic"])
         if header["measured"] is not None:
             header["measured"] = Measured(*map(float, header["measured"]))
         buffers = _packet(record, "buffers") if "buffers" in record else None

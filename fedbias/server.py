@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from fedbias.algorithm import Algorithm
+from fedbias.batching import next_size, own_size, size_now
+from fedbias.decay import decayed
 from fedbias.feedback import moved
 from fedbias.ledger import NEVER
 from fedbias.memories import file_rows, pooled
@@ -15,7 +17,7 @@ from fedbias.optimizers import State
 from fedbias.rounds import Measured, Plan, Report
 from fedbias.schedule import check_identical, counted, radius_for
 from fedbias.sums import Sums, finite, opened
-from fedbias.vectors import Vector, norm
+from fedbias.vectors import Vector, norm, squared_norm
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,10 @@ class ServerState:
         h_m of each client that was applied, where the feedback keeps it.
     enrolled : mapping of int to int
         Client → examples, of everyone who ever could take part.
+    batch_size : int or None
+        b of the round to plan; None before a rule chose one.
+    samples : int
+        Examples that all applied estimates were made of.
     buffers : ndarray or None
         The clients' mean of what training changes besides the point.
     """
@@ -49,6 +55,8 @@ class ServerState:
     counts: Mapping[int, int] = field(default_factory=dict)
     memories: Mapping[int, Vector] = field(default_factory=dict)
     enrolled: Mapping[int, int] = field(default_factory=dict)
+    batch_size: int | None = None
+    samples: int = 0
     buffers: Vector | None = None
 
 
@@ -74,6 +82,13 @@ class Outcome:
         ‖ĝ‖ of the decoded mean; NaN without any.
     payload_bits, wire_bits : int
         Of all the valid packets received.
+    batch_size : int or None
+        b that the round's plans asked for; clients with less data took less.
+    samples : int
+        Examples that the applied estimates were made of.
+    wanted : float
+        The next b that a batch-size test asked for, before its limits; NaN without one, or where it
+        is not defined.
     computed : int
         Example gradients that the applied clients computed.
     measured : Measured or None
@@ -92,19 +107,24 @@ class Outcome:
     gradient_norm: float = float("nan")
     payload_bits: int = 0
     wire_bits: int = 0
+    batch_size: int | None = None
+    samples: int = 0
+    wanted: float = float("nan")
     computed: int = 0
     measured: Measured | None = None
 
 
 def plan_for(algorithm: Algorithm, state: ServerState, client: int) -> Plan:
     """What this client is asked in the state's round."""
+    rule = algorithm.batching
     return Plan(
         round=state.round,
         seed=algorithm.seed,
         client=client,
         acknowledged=state.acknowledged.get(client, NEVER),
         estimator=algorithm.estimator,
-        batch_size=algorithm.batch_size,
+        batch_size=own_size(rule, state.batch_size, state.enrolled, client),
+        measure=rule if rule is not None and rule.measures else None,
         compressor=algorithm.compressor,
         feedback=algorithm.feedback,
         point=state.point,
@@ -148,6 +168,7 @@ def apply(
     sums, changed = _gathered(algorithm, state, reports)
     applied, refused = sums.applied, sums.refused
     received = Outcome(
+        batch_size=size_now(algorithm.batching, state.batch_size, state.enrolled),
         received=len(applied),
         refused=refused,
         payload_bits=sum(report.packet.payload_bits for report in applied.values()),
@@ -165,11 +186,15 @@ def apply(
             weights = {client: _weight(algorithm, size) for client, size in everyone.items()}
             mean = pooled(memories, weights, state.point)
         buffers = None if sums.buffers is None else sums.buffers / sums.mass
-        point, optimizer = algorithm.optimizer.update(state.point, mean, state.optimizer)
+        samples = state.samples + sum(report.samples for report in applied.values())
+        step = decayed(algorithm.optimizer, algorithm.decay, samples)
+        point, optimizer = step.update(state.point, mean, state.optimizer)
     parts = [mean, point, *optimizer.values(), *([] if buffers is None else [buffers])]
     if not all(np.isfinite(part).all() for part in parts):
         why = f"the round's step leaves the range of {point.dtype}: the run diverges"
         return untouched, replace(received, refused=refused | dict.fromkeys(applied, why))
+    evidence = sums.evidence(squared_norm(mean), samples)
+    batch_size, wanted = next_size(algorithm.batching, received.batch_size, evidence)
     moved_on = replace(
         untouched,
         point=point,
@@ -178,6 +203,8 @@ def apply(
         counts=counted(algorithm, state.counts, applied),
         memories=memories,
         enrolled=everyone,
+        batch_size=batch_size,
+        samples=samples,
         buffers=buffers,
     )
     return moved_on, replace(
@@ -187,6 +214,8 @@ def apply(
         saturated=tuple(client for client, report in applied.items() if report.saturated),
         loss=sums.loss / sums.mass,
         gradient_norm=norm(mean),
+        samples=samples - state.samples,
+        wanted=wanted,
         computed=sum(report.computed for report in applied.values()),
         measured=sums.measured(),
     )
@@ -199,6 +228,7 @@ def _gathered(
     sums, changed = Sums.zero(state.point, state.buffers), dict[int, Vector]()
     arrived = sorted(reports, key=lambda report: report.client)
     remembers = algorithm.feedback.remembers
+    compared = algorithm.batching is not None and algorithm.batching.compares_clients
     rows = file_rows(len(arrived), state.point, len(state.memories)) if remembers else None
     for place, report in enumerate(arrived):
         client = report.client
@@ -216,7 +246,7 @@ def _gathered(
         except ValueError as reason:
             sums.refused[client] = str(reason)
             continue
-        sums.add(report, vector, buffers, _weight(algorithm, report.examples))
+        sums.add(report, vector, buffers, _weight(algorithm, report.examples), compared)
     check_identical(algorithm, state.counts, sums.applied)
     return sums, changed
 

@@ -15,7 +15,8 @@ class Until:
 
     ``accuracy`` and ``loss`` are those of central evaluation, in rounds that evaluate;
     ``gradient_norm`` is ‖ĝ‖ of the decoded mean estimate (NOT of the exact gradient);
-    ``uplink_bytes`` counts all the packets received so far; ``seconds`` since the start of the run.
+    ``uplink_bytes`` counts all the packets received so far; ``seconds`` since the start of the run;
+    ``samples`` are the examples that all applied estimates were made of.
     """
 
     accuracy: float | None = None  # stop at ≥
@@ -23,13 +24,14 @@ class Until:
     gradient_norm: float | None = None  # stop at ≤
     uplink_bytes: int | None = None  # stop at ≥
     seconds: float | None = None  # stop at ≥
+    samples: int | None = None  # stop at ≥
 
     def __post_init__(self) -> None:
         if self.accuracy is not None:
             checks.real("until", "accuracy", self.accuracy, above=0, most=1)
         if self.loss is not None:
             checks.real("until", "loss", self.loss)
-        for field in ("gradient_norm", "uplink_bytes", "seconds"):
+        for field in ("gradient_norm", "uplink_bytes", "seconds", "samples"):
             if getattr(self, field) is not None:
                 checks.real("until", field, getattr(self, field), least=0)
 
@@ -63,5 +65,6 @@ _RISES = {
     "gradient_norm": False,
     "uplink_bytes": True,
     "seconds": True,
+    "samples": True,
 }
 until = Until

@@ -6,10 +6,11 @@ from dataclasses import astuple, dataclass, field
 
 import numpy as np
 
+from fedbias.batching import Evidence, Reply
 from fedbias.headers import LARGEST
 from fedbias.packets import Packet, PacketError, decode
 from fedbias.rounds import Measured, Report
-from fedbias.vectors import Vector
+from fedbias.vectors import Vector, squared_norm
 
 
 @dataclass
@@ -20,8 +21,10 @@ class Sums:
     ----------
     vector, buffers : ndarray, or None where there are no buffers
         Σ w_m·(the report's vectors).
-    mass, loss : float
-        Σ w_m and Σ w_m·loss_m.
+    mass, loss, length : float
+        Σ w_m, Σ w_m·loss_m and, where a batch-size test compares clients, Σ w_m‖g_m‖².
+    weights : dict of int to float
+        w_m, by client.
     applied : dict of int to Report
         What was added, by client.
     refused : dict of int to str
@@ -34,6 +37,8 @@ class Sums:
     buffers: Vector | None
     mass: float = 0.0
     loss: float = 0.0
+    length: float = 0.0
+    weights: dict[int, float] = field(default_factory=dict)
     applied: dict[int, Report] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
     squares: Vector = field(default_factory=lambda: np.zeros(2))
@@ -44,17 +49,35 @@ class Sums:
         """Nothing yet, in the shapes of these."""
         return cls(np.zeros_like(vector), None if buffers is None else np.zeros_like(buffers))
 
-    def add(self, report: Report, vector: Vector, buffers: Vector | None, weight: float) -> None:
-        """Add a valid report with its decoded vectors."""
+    def add(
+        self,
+        report: Report,
+        vector: Vector,
+        buffers: Vector | None,
+        weight: float,
+        compared: bool = False,
+    ) -> None:
+        """Add a valid report with its decoded vectors, ``compared`` with the other clients'."""
         with np.errstate(over="ignore"):  # the mean is looked at
             self.vector += vector if weight == 1 else weight * vector
             if self.buffers is not None and buffers is not None:
                 self.buffers += weight * buffers
         self.mass, self.loss = self.mass + weight, self.loss + weight * report.loss
-        self.applied[report.client] = report
+        if compared:
+            self.length += weight * squared_norm(vector)
+        self.applied[report.client], self.weights[report.client] = report, weight
         if report.measured is not None:
             self.squares += weight * np.array(astuple(report.measured))
             self.measured_mass += weight
+
+    def evidence(self, gradient_square: float, samples: int) -> Evidence:
+        """What the reports say of their batches, for ‖ĝ‖² and all the samples so far."""
+        spread = max(0.0, self.length / self.mass - squared_norm(self.vector / self.mass))
+        replies = [
+            Reply(self.weights[client] / self.mass, report.samples, report.statistic)
+            for client, report in self.applied.items()
+        ]
+        return Evidence(replies, gradient_square, samples, spread)
 
     def measured(self) -> Measured | None:
         """The weighted means of what the clients measured."""
@@ -80,6 +103,8 @@ def opened(
     """
     if report.round != round:
         raise ValueError(f"the report is of round {report.round}, not {round}")
+    if report.statistic is not None and report.samples < 1:
+        raise ValueError("a statistic of no samples")
     if not 1 <= report.examples <= LARGEST or not np.isfinite(report.loss):
         raise ValueError(f"{report.examples} examples with a loss of {report.loss}")
     vector = _like(point, report.packet, radius)

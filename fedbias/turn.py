@@ -8,6 +8,7 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from fedbias.batching import BatchSize
 from fedbias.optimizers import Optimizer
 from fedbias.randomness import Purpose, generator
 from fedbias.vectors import Vector
@@ -30,6 +31,10 @@ class Turn:
         The server's step, for a feedback that compensates what its errors did there.
     radius : float or None
         r_i, the bound that both sides know on what is compressed; None: packets carry a scale.
+    measure : BatchSize or None
+        The test whose statistic the next gradient of a batch shall leave in ``statistic``.
+    statistic : float or None
+        Of the last batch that was measured; NaN where it is not defined.
     examples : int
         Example gradients computed so far in this turn, for the report.
     saturated : bool
@@ -43,6 +48,8 @@ class Turn:
     memory: Memory = field(default_factory=dict)
     shift: Optimizer | None = None
     radius: float | None = None
+    measure: BatchSize | None = None
+    statistic: float | None = None
     examples: int = 0
     saturated: bool = False
     _batches: Generator | None = None

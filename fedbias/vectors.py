@@ -45,6 +45,12 @@ def norm(vector: Vector) -> float:
     return largest * float(np.sqrt(np.sum(np.square(unit, dtype=np.float64))))
 
 
+def squared_norm(vector: Vector) -> float:
+    """‖v‖² in double precision; ∞ beyond that."""
+    length = norm(vector)
+    return length * length
+
+
 def flatten(arrays: Iterable[NDArray[Any]]) -> Vector:
     """Concatenate arrays of one dtype, row-major, into a new flat vector.
 

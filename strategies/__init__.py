@@ -1,5 +1,6 @@
 """The server edge: Flower strategies that turn biased estimates into training."""
 
+from .adadagrad import adadagrad, adadagrad_norm
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .differential_quantization import differential_quantization
 from .fedbias import FedBias
@@ -11,6 +12,8 @@ __all__ = [
     "Checkpoint",
     "FedBias",
     "RoundRecord",
+    "adadagrad",
+    "adadagrad_norm",
     "differential_quantization",
     "load_checkpoint",
     "meet",

@@ -59,6 +59,8 @@ def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
         "acknowledged": sorted(state.acknowledged.items()),
         "counts": sorted(state.counts.items()),
         "enrolled": sorted(state.enrolled.items()),
+        "batch_size": state.batch_size,
+        "samples": state.samples,
         "total_uplink_bytes": checkpoint.total_uplink_bytes,
         "seconds": checkpoint.seconds,
         "stopped": checkpoint.stopped,
@@ -96,6 +98,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
             counts=dict(header.get("counts", ())),  # files from before there were any
             memories=memories,
             enrolled=dict(header.get("enrolled", ())),
+            batch_size=header.get("batch_size"),
+            samples=header.get("samples", 0),
             buffers=arrays.get("buffers"),
         )
         return Checkpoint(

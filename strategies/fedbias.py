@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from flwr.app import ArrayRecord, ConfigRecord, Message, MetricRecord
@@ -41,8 +42,11 @@ class FedBias(Strategy):
         The server's step on the mean estimate.
     estimator, compressor, feedback
         What the clients compute, how they compress it, what they remember.
-    batch_size : int, optional
-        b, for estimators that draw batches; None means all the data.
+    batch_size : BatchSize or int, optional
+        b, each client's, for estimators that draw batches, or the rule that chooses it, such as
+        ``fb.norm_test(eta=0.5, maximum=256)``; None means all the data.
+    decay : Decay
+        How the server's step size falls with the samples.
     weights : {"uniform", "examples"}
         How the mean over clients is weighted.
     fraction : float
@@ -86,7 +90,8 @@ class FedBias(Strategy):
         compressor: fb.Compressor = fb.identity(),
         feedback: fb.Feedback = fb.no_feedback(),
         *,
-        batch_size: int | None = None,
+        batch_size: fb.BatchSize | int | None = None,
+        decay: fb.Decay = fb.no_decay(),
         weights: str = "uniform",
         fraction: float = 1.0,
         minimum_clients: int = 1,
@@ -107,6 +112,7 @@ class FedBias(Strategy):
             minimum_replies=minimum_replies,
             seed=seed,
             measure_bias=measure_bias,
+            decay=decay,
         )
         self.algorithm = self.sampling.fitted(self.algorithm, minimum_clients)
         if stop is not None:
@@ -188,6 +194,7 @@ class FedBias(Strategy):
                 result.evaluate_metrics_serverapp[number] = central
                 metrics |= {"test_loss": central.get("loss"), "accuracy": central.get("accuracy")}
             seconds = first.seconds + time.monotonic() - began
+            metrics |= {"total_samples": self._running().samples}
             record = RoundRecord.of(number, seconds, total, self._tally, **metrics)
             self.stopped = self.stop.reached(record.goals()) if self.stop else None
             if on_round:
@@ -211,8 +218,9 @@ class FedBias(Strategy):
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
     ) -> Iterable[Message]:
         """One plan per sampled client; the state decides, not ``arrays`` and ``config``."""
-        state = self._running()
-        chosen = self.sampling.draw(self._roster, grid, self.algorithm, state)
+        chosen = self.sampling.draw(self._roster, grid, self.algorithm, self._running())
+        enrolled = {**self._running().enrolled, **self._roster.sizes}  # they bound batch sizes
+        state = self.state = replace(self._running(), enrolled=enrolled)
         plans = [plan_for(self.algorithm, state, client) for client in chosen]
         packets = train_packets(plans)
         size = sum(len(part) for part in packets.values())

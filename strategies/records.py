@@ -68,6 +68,12 @@ class RoundRecord:
         Applied reports of clients that had lost their memory.
     saturated : int
         Applied reports whose vector was longer than its preset radius.
+    batch_size : int or None
+        b that the round's plans asked each client for; those with less data took less.
+    samples, total_samples : int
+        Examples that the applied estimates were made of, in this round and in all so far.
+    wanted_batch_size : float or None
+        The next b that a batch-size test asked for, before its limits.
     computed : int
         Example gradients that the applied clients computed.
     refusals : dict of str to str
@@ -101,6 +107,10 @@ class RoundRecord:
     gradient_norm: float | None = None
     bias_square: float | None = None
     gradient_square: float | None = None
+    batch_size: int | None = None
+    samples: int = 0
+    total_samples: int = 0
+    wanted_batch_size: float | None = None
     computed: int = 0
     refusals: dict[str, str] = field(default_factory=dict)
 
@@ -126,6 +136,9 @@ class RoundRecord:
             gradient_norm=_known(outcome.gradient_norm),
             bias_square=measured.bias_square if measured else None,
             gradient_square=measured.gradient_square if measured else None,
+            batch_size=outcome.batch_size,
+            samples=outcome.samples,
+            wanted_batch_size=_known(outcome.wanted),
             computed=outcome.computed,
             refusals={str(client): why for client, why in outcome.refused.items()},
             **metrics,
@@ -139,6 +152,7 @@ class RoundRecord:
             "gradient_norm": self.gradient_norm,
             "uplink_bytes": self.total_uplink_bytes,
             "seconds": self.seconds,
+            "samples": self.total_samples,
         }
 
     def to_dict(self) -> dict[str, Any]:

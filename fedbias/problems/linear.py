@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from fedbias.objectives import Batch, Objective
-from fedbias.vectors import Vector
+from fedbias.objectives import Batch, Objective, Statistics, variance_of
+from fedbias.vectors import Vector, squared_norm
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +53,13 @@ class Squares:
         rows = self.features if batch is None else self.features[batch]
         product: Vector = rows.T @ (rows @ vector) / len(rows) + self.ridge * vector
         return product
+
+    def per_example_statistics(
+        self, point: Vector, batch: Batch | None = None, what: str = "trace"
+    ) -> Statistics:
+        """Of g_i = (⟨a_i, x⟩ − b_i)·a_i + ridge·x, in closed form."""
+        rows, residual = self._residual(point, batch)
+        return _row_statistics(self.loss(point, batch), rows, residual, self.ridge * point, what)
 
     def _residual(self, point: Vector, batch: Batch | None) -> tuple[Vector, Vector]:
         if batch is None:
@@ -131,6 +139,14 @@ class LogisticLoss:
         product: Vector = rows.T @ (curvature * (rows @ vector)) / len(rows)
         return product + self.ridge * vector
 
+    def per_example_statistics(
+        self, point: Vector, batch: Batch | None = None, what: str = "trace"
+    ) -> Statistics:
+        """Of g_i = −y_i·σ(−margin_i)·a_i + ridge·x, in closed form."""
+        rows, labels, margins = self._margins(point, batch)
+        slopes = -labels * _sigmoid(-margins)
+        return _row_statistics(self.loss(point, batch), rows, slopes, self.ridge * point, what)
+
     def metrics(self, point: Vector) -> dict[str, float]:
         """Loss and the share of examples on the right side."""
         _, _, margins = self._margins(point, None)
@@ -140,6 +156,23 @@ class LogisticLoss:
         chosen = slice(None) if batch is None else batch
         rows, labels = self.features[chosen], self.labels[chosen]
         return rows, labels, labels * (rows @ point)
+
+
+def _row_statistics(
+    loss: float, rows: Vector, slopes: Vector, offset: Vector, what: str
+) -> Statistics:
+    """Statistics of the gradients g_i = slopes_i·rows_i + offset, none of which is formed."""
+    count, mean = len(rows), rows.T @ slopes / len(rows)
+    gradient, squares = mean + offset, slopes.astype(np.float64) ** 2
+    lengths = np.einsum("ij,ij->i", rows, rows, dtype=np.float64)
+    trace = variance_of(float(squares @ lengths), squared_norm(mean), count)
+    along, variances = math.nan, None
+    if what == "along":
+        along = float(np.var(slopes * (rows @ gradient), ddof=1)) if count > 1 else 0.0
+    elif what == "variances":
+        moments = np.einsum("i,ij,ij->j", squares, rows, rows, dtype=np.float64)
+        variances = variance_of(moments, mean.astype(np.float64) ** 2, count)
+    return Statistics(loss, gradient, trace, along, variances)
 
 
 def penalty(point: Vector, ridge: float) -> float:
