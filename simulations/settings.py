@@ -12,7 +12,7 @@ import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, get_args
+from typing import Any, Literal, Self, TypeVar, get_args, get_origin
 
 from pydantic import (
     BaseModel,
@@ -36,9 +36,11 @@ SPELLED: dict[str, type[Any]] = {
     "model": Model,
     "partition": Partition,
     "estimator": fb.Estimator,
+    "batch_size": fb.BatchSize,
     "compressor": fb.Compressor,
     "feedback": fb.Feedback,
     "optimizer": fb.Optimizer,
+    "decay": fb.Decay,
     "stop": Until,
 }
 
@@ -65,10 +67,12 @@ class Settings(BaseModel):
     rounds: int = Field(50, ge=1, description="number of rounds")
     fraction: float = Field(1.0, gt=0, le=1, description="share of clients asked per round")
     estimator: str = Field("exact()", description="what a client computes")
-    batch_size: int = Field(0, ge=0, description="examples per mini-batch; 0: all the data")
+    batch_size: int | str = Field(0, description="examples per mini-batch and client; 0: all the "
+                                  "data; or a rule")  # fmt: skip
     compressor: str = Field("identity()", description="how a client compresses it")
     feedback: str = Field("no_feedback()", description="what a client remembers")
     optimizer: str = Field("gradient_descent(step_size=0.5)", description="the server's step")
+    decay: str = Field("no_decay()", description="how its step size falls with the samples")
     weights: Literal["uniform", "examples"] = Field(
         "uniform", description="what a client's reply weighs: uniform, or examples: as its data"
     )
@@ -95,7 +99,11 @@ class Settings(BaseModel):
 
     @field_validator(*SPELLED)
     @classmethod
-    def _spelled(cls, text: str, info: Any) -> str:
+    def _spelled(cls, text: str | int, info: Any) -> str | int:
+        if isinstance(text, int):
+            if text < 0:
+                raise ValueError(f"must be {_allowed(info.field_name)}")
+            return text
         known = signatures(info.field_name)
         name = text.partition("(")[0].strip()
         if name not in known:
@@ -122,6 +130,9 @@ class Settings(BaseModel):
                 f"batch_size = {self.batch_size} has no meaning for {estimator}, which uses all "
                 "the data: set batch_size = 0, or an estimator that draws, such as minibatch()"
             )
+        rule = self.batching
+        if isinstance(rule, fb.BatchSize) and rule.compares_clients and self.clients < 2:
+            raise ValueError(f"batch_size = {rule} compares clients: set clients = 2, or more")
         if self.minimum_replies > self.clients:
             raise ValueError(
                 f"minimum_replies = {self.minimum_replies}: must be at most the number of "
@@ -139,6 +150,13 @@ class Settings(BaseModel):
         """The setting that a field spells."""
         return parse(getattr(self, field), kind)
 
+    @property
+    def batching(self) -> fb.BatchSize | int | None:
+        """A size, a rule for it, or None for all the data."""
+        if isinstance(self.batch_size, int):
+            return self.batch_size or None
+        return self.made("batch_size", fb.BatchSize)  # type: ignore[type-abstract]
+
     def algorithm(self) -> Algorithm:
         """The algorithm these settings describe (ValueError where they do not fit together)."""
         return Algorithm(
@@ -146,7 +164,8 @@ class Settings(BaseModel):
             estimator=self.made("estimator", fb.Estimator),  # type: ignore[type-abstract]
             compressor=self.made("compressor", fb.Compressor),  # type: ignore[type-abstract]
             feedback=self.made("feedback", fb.Feedback),  # type: ignore[type-abstract]
-            batch_size=self.batch_size or None,
+            batch_size=self.batching,
+            decay=self.made("decay", fb.Decay),  # type: ignore[type-abstract]
             weights=self.weights,
             minimum_replies=self.minimum_replies,
             measure_bias=self.measure_bias,
@@ -197,10 +216,12 @@ def signatures(field: str) -> dict[str, str]:
 
 def parser_type(field: str) -> Callable[[str], Any]:
     """How the command line reads a field; what is not of its type is left for `Settings`."""
-    kind = Settings.model_fields[field].annotation
+    kind: Any = Settings.model_fields[field].annotation
 
     def read(text: str) -> Any:
         try:
+            if kind == int | str:
+                return int(text) if text.lstrip("+-").isdigit() else text
             if kind is bool:
                 return {"true": True, "false": False}.get(text.lower(), text)
             return kind(text) if kind in (int, float) else text
@@ -239,11 +260,12 @@ def _allowed(key: str) -> str:
     """What a field may be: ``a number > 0 and <= 1``."""
     field = Settings.model_fields[key]
     kind: Any = field.annotation
-    if words := get_args(kind):
-        return " or ".join(map(repr, words))
-    if kind is str:
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, get_args(kind)))
+    if kind in (str, int | str):
         spelled = ", ".join(signatures(key).values()) if key in SPELLED else ""
-        return f"text, one of {spelled}" if spelled else "text"
+        words = f"text, one of {spelled}" if spelled else "text"
+        return words if kind is str else f"a whole number >= 0, or {words}"
     noun = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
     signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
     bounds = [

@@ -67,6 +67,7 @@ def strategy_for(settings: Settings) -> FedBias:
         a.compressor,
         a.feedback,
         batch_size=a.batch_size,
+        decay=a.decay,
         weights=a.weights,
         fraction=settings.fraction,
         minimum_clients=settings.clients,
