@@ -8,7 +8,7 @@ from fedbias import checks
 from fedbias.batching import BatchSize, as_batch_size
 from fedbias.compressors import Compressor, identity
 from fedbias.decay import Decay, no_decay
-from fedbias.estimators import Estimator, LocalSteps, Minibatch, exact
+from fedbias.estimators import Estimator, LocalSteps, exact
 from fedbias.feedback import Feedback, no_feedback
 from fedbias.optimizers import Optimizer
 
@@ -76,8 +76,8 @@ class Algorithm:
             )
         if rule.measures is None:
             return
-        last = estimator.inner if isinstance(estimator, LocalSteps) and rule.local else estimator
-        if not isinstance(last, Minibatch):
+        pseudo = isinstance(estimator, LocalSteps) and not rule.local
+        if pseudo or estimator.measuring_needs is None:
             other = "local_norm_test or " if isinstance(estimator, LocalSteps) else ""
             raise ValueError(
                 f"algorithm: {rule.name} measures the examples of a plain batch, not of "

@@ -43,7 +43,7 @@ def respond(objective: Objective, plan: Plan, ledger: Ledger) -> tuple[Report, L
     """
     require(objective, plan.estimator.needs, repr(plan.estimator))
     if plan.measure is not None:
-        require(objective, {"per_example_statistics"}, repr(plan.measure))
+        require(objective, plan.estimator.measuring_needs or (), repr(plan.measure))
     if objective.size < 1:
         raise ValueError("the client has no data")
     if plan.point.size != objective.dim:

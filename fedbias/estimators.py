@@ -56,6 +56,11 @@ class Estimator(ABC):
         """Whether a batch size has any meaning for it."""
         return False
 
+    @property
+    def measuring_needs(self) -> frozenset[str] | None:
+        """The capabilities that measuring a batch's examples asks for; None if it cannot."""
+        return None
+
 
 class _Wrapped(Estimator):
     """An estimator that transforms another one, its ``inner``."""
@@ -107,6 +112,10 @@ class Minibatch(Estimator):
     @property
     def draws_batches(self) -> bool:
         return True
+
+    @property
+    def measuring_needs(self) -> frozenset[str]:
+        return frozenset({"per_example_statistics"})
 
 
 @setting("clipped")
@@ -209,6 +218,10 @@ class LocalSteps(_Wrapped):
         if self.momentum > 0:
             turn.memory[_MOMENTUM] = velocity
         return Estimate(point - local, loss)
+
+    @property
+    def measuring_needs(self) -> frozenset[str] | None:
+        return self.inner.measuring_needs  # for local tests, which look at the last step
 
 
 def _measured(

@@ -22,7 +22,8 @@ from fedbias.ledger import NEVER, Ledger, settle
 from fedbias.objectives import Objective
 from fedbias.optimizers import Optimizer, State
 from fedbias.rounds import Report
-from fedbias.server import Outcome, ServerState, apply, plan_for
+from fedbias.server import apply, plan_for
+from fedbias.state import Outcome, ServerState
 from fedbias.stopping import Until
 from fedbias.vectors import Vector
 
@@ -216,6 +217,8 @@ def _check(
     if not objectives:
         raise ValueError("run: objectives must hold at least one client")
     check_vector(start)
+    if empty := [client for client, objective in enumerate(objectives) if objective.size < 1]:
+        raise ValueError(f"run: client {empty[0]} has no data")
     if start.size != objectives[0].dim:
         raise ValueError(f"run: start must have dim {objectives[0].dim}, not {start.size}")
     if stop is not None and stop.accuracy is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,105 +13,11 @@ from fedbias.decay import decayed
 from fedbias.feedback import moved
 from fedbias.ledger import NEVER
 from fedbias.memories import file_rows, pooled
-from fedbias.optimizers import State
-from fedbias.rounds import Measured, Plan, Report
+from fedbias.rounds import Plan, Report
 from fedbias.schedule import check_identical, counted, radius_for
+from fedbias.state import Outcome, ServerState
 from fedbias.sums import Sums, finite, opened
-from fedbias.vectors import Vector, norm, squared_norm
-
-
-@dataclass(frozen=True)
-class ServerState:
-    """All that changes on the server.
-
-    Attributes
-    ----------
-    round : int
-        k, the next round to plan.
-    point : ndarray, shape (dim,)
-        x_k.
-    optimizer : mapping of str to ndarray
-    acknowledged : mapping of int to int
-        For each client the round of its last applied report.
-    counts : mapping of int to int
-        For each client its applied reports, since it last lost its memory: the place in a preset
-        schedule.
-    memories : mapping of int to ndarray
-        h_m of each client that was applied, where the feedback keeps it.
-    enrolled : mapping of int to int
-        Client → examples, of everyone who ever could take part.
-    batch_size : int or None
-        b of the round to plan; None before a rule chose one.
-    samples : int
-        Examples that all applied estimates were made of.
-    buffers : ndarray or None
-        The clients' mean of what training changes besides the point.
-    """
-
-    point: Vector
-    round: int = 0
-    optimizer: State = field(default_factory=dict)
-    acknowledged: Mapping[int, int] = field(default_factory=dict)
-    counts: Mapping[int, int] = field(default_factory=dict)
-    memories: Mapping[int, Vector] = field(default_factory=dict)
-    enrolled: Mapping[int, int] = field(default_factory=dict)
-    batch_size: int | None = None
-    samples: int = 0
-    buffers: Vector | None = None
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one round's reports.
-
-    Attributes
-    ----------
-    applied : tuple of int
-        The clients whose reports moved the model, in order; empty if too few were valid.
-    received : int
-        Valid reports, whether or not there were enough of them.
-    refused : mapping of int to str
-        Client → why its report was refused.
-    forgotten : tuple of int
-        The applied clients that had lost their memory.
-    saturated : tuple of int
-        The applied clients whose vector was longer than its preset radius.
-    loss : float
-        The weighted mean of the clients' losses at x_k; NaN without any.
-    gradient_norm : float
-        ‖ĝ‖ of the decoded mean; NaN without any.
-    payload_bits, wire_bits : int
-        Of all the valid packets received.
-    batch_size : int or None
-        b that the round's plans asked for; clients with less data took less.
-    samples : int
-        Examples that the applied estimates were made of.
-    wanted : float
-        The next b that a batch-size test asked for, before its limits; NaN without one, or where it
-        is not defined.
-    computed : int
-        Example gradients that the applied clients computed.
-    measured : Measured or None
-        The weighted means over the applied clients that measured. If they are all the clients
-        there are, they are at least ‖b_k‖² and ‖∇f(x_k)‖² of the averaged estimate (Jensen), and
-        equal to them for clients that are alike. Otherwise b_k holds the error of the sample too,
-        which no client sees.
-    """
-
-    applied: tuple[int, ...] = ()
-    received: int = 0
-    refused: Mapping[int, str] = field(default_factory=dict)
-    forgotten: tuple[int, ...] = ()
-    saturated: tuple[int, ...] = ()
-    loss: float = float("nan")
-    gradient_norm: float = float("nan")
-    payload_bits: int = 0
-    wire_bits: int = 0
-    batch_size: int | None = None
-    samples: int = 0
-    wanted: float = float("nan")
-    computed: int = 0
-    measured: Measured | None = None
+from fedbias.vectors import Vector, norm
 
 
 def plan_for(algorithm: Algorithm, state: ServerState, client: int) -> Plan:
@@ -166,11 +72,11 @@ def apply(
         If the radius is preset and the clients are not identical, or did not all take part.
     """
     sums, changed = _gathered(algorithm, state, reports)
-    applied, refused = sums.applied, sums.refused
+    applied = sums.applied
     received = Outcome(
         batch_size=size_now(algorithm.batching, state.batch_size, state.enrolled),
         received=len(applied),
-        refused=refused,
+        refused=sums.refused,
         payload_bits=sum(report.packet.payload_bits for report in applied.values()),
         wire_bits=sum(8 * report.uplink_bytes for report in applied.values()),
     )
@@ -178,47 +84,61 @@ def apply(
     untouched = replace(state, round=state.round + 1, enrolled=met)
     if len(applied) < algorithm.minimum_replies:
         return untouched, received
-    memories = {**state.memories, **changed}
     everyone = met | {client: report.examples for client, report in applied.items()}
-    with np.errstate(over="ignore", invalid="ignore"):  # looked at below
-        mean = sums.vector / sums.mass
-        if algorithm.feedback.pooled:
-            weights = {client: _weight(algorithm, size) for client, size in everyone.items()}
-            mean = pooled(memories, weights, state.point)
-        buffers = None if sums.buffers is None else sums.buffers / sums.mass
-        samples = state.samples + sum(report.samples for report in applied.values())
-        step = decayed(algorithm.optimizer, algorithm.decay, samples)
-        point, optimizer = step.update(state.point, mean, state.optimizer)
-    parts = [mean, point, *optimizer.values(), *([] if buffers is None else [buffers])]
-    if not all(np.isfinite(part).all() for part in parts):
-        why = f"the round's step leaves the range of {point.dtype}: the run diverges"
-        return untouched, replace(received, refused=refused | dict.fromkeys(applied, why))
-    evidence = sums.evidence(squared_norm(mean), samples)
+    moved_on, mean = _stepped(algorithm, replace(untouched, enrolled=everyone), sums, changed)
+    if mean is None:
+        why = f"the round's step leaves the range of {state.point.dtype}: the run diverges"
+        return untouched, replace(received, refused=sums.refused | dict.fromkeys(applied, why))
+    length = norm(mean)
+    evidence = sums.evidence(length * length, moved_on.samples)
     batch_size, wanted = next_size(algorithm.batching, received.batch_size, evidence)
-    moved_on = replace(
-        untouched,
-        point=point,
-        optimizer=optimizer,
+    acknowledged = replace(
+        moved_on,
         acknowledged={**state.acknowledged, **dict.fromkeys(applied, state.round)},
         counts=counted(algorithm, state.counts, applied),
-        memories=memories,
-        enrolled=everyone,
         batch_size=batch_size,
-        samples=samples,
-        buffers=buffers,
     )
-    return moved_on, replace(
+    return acknowledged, replace(
         received,
         applied=tuple(applied),
         forgotten=tuple(client for client, report in applied.items() if report.lost_memory),
         saturated=tuple(client for client, report in applied.items() if report.saturated),
         loss=sums.loss / sums.mass,
-        gradient_norm=norm(mean),
-        samples=samples - state.samples,
+        gradient_norm=length,
+        samples=moved_on.samples - state.samples,
         wanted=wanted,
         computed=sum(report.computed for report in applied.values()),
         measured=sums.measured(),
     )
+
+
+def _stepped(
+    algorithm: Algorithm, state: ServerState, sums: Sums, changed: Mapping[int, Vector]
+) -> tuple[ServerState, Vector | None]:
+    """The state after the server's step, and ĝ; None instead where something is not finite."""
+    memories = {**state.memories, **changed}
+    samples = state.samples + sum(report.samples for report in sums.applied.values())
+    step = decayed(algorithm.optimizer, algorithm.decay, samples)
+    with np.errstate(over="ignore", invalid="ignore"):  # looked at below
+        mean = sums.vector / sums.mass
+        if algorithm.feedback.pooled:
+            sizes = state.enrolled.items()
+            weights = {client: _weight(algorithm, size) for client, size in sizes}
+            mean = pooled(memories, weights, state.point)
+        buffers = None if sums.buffers is None else sums.buffers / sums.mass
+        point, optimizer = step.update(state.point, mean, state.optimizer)
+    parts = [mean, point, *optimizer.values(), *([] if buffers is None else [buffers])]
+    if not all(np.isfinite(part).all() for part in parts):
+        return state, None
+    moved_on = replace(
+        state,
+        point=point,
+        optimizer=optimizer,
+        memories=memories,
+        samples=samples,
+        buffers=buffers,
+    )
+    return moved_on, mean
 
 
 def _gathered(

@@ -72,7 +72,9 @@ class Sums:
 
     def evidence(self, gradient_square: float, samples: int) -> Evidence:
         """What the reports say of their batches, for ‖ĝ‖² and all the samples so far."""
-        spread = max(0.0, self.length / self.mass - squared_norm(self.vector / self.mass))
+        spread = 0.0
+        if self.length:  # Σ w‖g_m‖²/Σ w − ‖ḡ‖²
+            spread = max(0.0, self.length / self.mass - squared_norm(self.vector / self.mass))
         replies = [
             Reply(self.weights[client] / self.mass, report.samples, report.statistic)
             for client, report in self.applied.items()

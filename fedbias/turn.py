@@ -58,6 +58,13 @@ class Turn:
         """A fresh stream for this seed, round, client and purpose."""
         return generator(self.seed, self.round, self.client, purpose)
 
+    @property
+    def draws(self) -> Generator:
+        """The one stream of this turn's batches, which goes on from each to the next."""
+        if self._batches is None:
+            self._batches = self.rng(Purpose.BATCH)
+        return self._batches
+
     def batch(self, size: int, order: str) -> NDArray[np.int64] | None:
         """The next mini-batch of ``batch_size`` of ``size`` examples; None means all of them.
 
@@ -67,9 +74,7 @@ class Turn:
             return None
         if order == "reshuffle":
             return self._reshuffled(size, self.batch_size)
-        if self._batches is None:
-            self._batches = self.rng(Purpose.BATCH)
-        return self._batches.integers(size, size=self.batch_size)
+        return self.draws.integers(size, size=self.batch_size)
 
     def _reshuffled(self, size: int, count: int) -> NDArray[np.int64]:
         # The endless row of epochs, each a permutation of its own; a batch may straddle two.

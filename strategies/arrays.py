@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from flwr.app import Array, ArrayRecord
 
-from fedbias.server import ServerState
+from fedbias.state import ServerState
 from fedbias.vectors import Layout, Vector, flatten, unflatten
 
 

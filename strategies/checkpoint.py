@@ -13,7 +13,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from fedbias.memories import shelved
-from fedbias.server import ServerState
+from fedbias.state import ServerState
 from fedbias.vectors import Vector
 
 _MEMORIES = "memories/"

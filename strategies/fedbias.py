@@ -16,7 +16,8 @@ import fedbias as fb
 from fedbias import checks
 from fedbias.algorithm import Algorithm
 from fedbias.schedule import grows
-from fedbias.server import ServerState, apply, plan_for
+from fedbias.server import apply, plan_for
+from fedbias.state import ServerState
 from fedbias.stopping import Until
 
 from .arrays import Names

@@ -7,7 +7,7 @@ import math
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from fedbias.server import Outcome
+from fedbias.state import Outcome
 
 from .replies import Replies
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from fedbias.rounds import Plan, dense
-from fedbias.server import ServerState
+from fedbias.state import ServerState
 
 
 def train_packets(plans: Sequence[Plan]) -> dict[str, bytes]:

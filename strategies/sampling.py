@@ -9,7 +9,7 @@ from flwr.serverapp import Grid
 from fedbias import checks
 from fedbias.algorithm import Algorithm
 from fedbias.randomness import sample_clients
-from fedbias.server import ServerState
+from fedbias.state import ServerState
 
 from .roster import Roster
 

@@ -4,16 +4,19 @@ from .few_shot import FewShot
 from .least_squares import LeastSquares
 from .linear import LogisticLoss, Squares
 from .logistic import Logistic
+from .oracle import GemanMcClure, noisy
 from .policy import PolicySearch, Rollouts
 from .tabular import DecisionProcess
 
 __all__ = [
     "DecisionProcess",
     "FewShot",
+    "GemanMcClure",
     "LeastSquares",
     "Logistic",
     "LogisticLoss",
     "PolicySearch",
     "Rollouts",
     "Squares",
+    "noisy",
 ]

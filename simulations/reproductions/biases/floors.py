@@ -16,7 +16,7 @@ import numpy as np
 import fedbias as fb
 from fedbias import theory
 from fedbias.optimizers import HeavyBall, State
-from fedbias.server import Outcome, ServerState
+from fedbias.state import Outcome, ServerState
 from fedbias.vectors import Vector
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import fedbias as fb
 from fedbias.compressors import Compressor
 from fedbias.optimizers import Optimizer
-from fedbias.server import Outcome, ServerState
+from fedbias.state import Outcome, ServerState
 from fedbias.vectors import Vector, norm
 
 from .cases import Problem, Setting
