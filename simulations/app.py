@@ -14,7 +14,7 @@ from strategies import meet
 from .cell import finish
 from .output import Progress, RunFolder, absolute
 from .settings import Settings, make_settings
-from .training import APP_KEYS, objective_of, train
+from .training import APP_KEYS, objective_of, show, train
 
 _LOG = logging.getLogger("flwr")
 client_app = make_client_app(objective_of)
@@ -44,7 +44,7 @@ def main(grid: Grid, context: Context) -> None:
     folder = RunFolder(root / (name or "flower"))
     print(f"run folder: {folder.path}", flush=True)
     with Progress() as progress:
-        progress.start(settings.rounds, folder.path.name)
+        show(progress, settings, folder.path.name)
         strategy = train(settings, grid, folder, progress)
     finish(folder, ["flwr", "run", "."], strategy.stopped)
     print(f"report: {folder.report}", flush=True)

@@ -11,7 +11,7 @@ from .engines import InlineGrid, run_on_ray
 from .output import Progress, Run, RunFolder, describe_environment, read_run, write_report
 from .settings import Settings
 from .tasks import make_task
-from .training import check_same_settings, client_app_for, train
+from .training import check_same_settings, client_app_for, show, train
 
 ENGINES = ("inline", "ray")
 
@@ -48,7 +48,7 @@ def run_cell(
         if "stopped" in before.environment or _rounds(before) >= settings.rounds:
             return before
     if progress:
-        progress.start(settings.rounds, title or folder.path.name)
+        show(progress, settings, title or folder.path.name)
     app = client_app_for(settings)
     stopped: list[str | None] = []
     if engine == "ray":

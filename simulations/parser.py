@@ -92,7 +92,8 @@ def _add_verb(verbs: Any, name: str, words: str, place: str) -> Any:
 
 
 def _add_settings(group: Any) -> None:
-    from .settings import SPELLED, Settings, parser_type, signatures
+    from .sentences import SPELLED, signatures
+    from .settings import Settings, parser_type
 
     for name, field in Settings.model_fields.items():
         spelled = f": {', '.join(signatures(name).values())}" if name in SPELLED else ""

@@ -6,43 +6,22 @@ notation, ``compressor = "top_k(fraction=0.02)"``, the same as in Python.
 
 from __future__ import annotations
 
-import difflib
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar, get_args, get_origin
+from typing import Annotated, Any, Literal, Self, TypeVar, get_args
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 import fedbias as fb
 from fedbias.algorithm import Algorithm
 from fedbias.notation import parse
 from fedbias.stopping import Until
 
-from .data import Partition
-from .models import Model
+from .sentences import SPELLED, respelled, sentences
 
 T = TypeVar("T")
-SPELLED: dict[str, type[Any]] = {
-    "model": Model,
-    "partition": Partition,
-    "estimator": fb.Estimator,
-    "batch_size": fb.BatchSize,
-    "compressor": fb.Compressor,
-    "feedback": fb.Feedback,
-    "optimizer": fb.Optimizer,
-    "decay": fb.Decay,
-    "stop": Until,
-}
 
 
 class SettingsError(ValueError):
@@ -67,8 +46,9 @@ class Settings(BaseModel):
     rounds: int = Field(50, ge=1, description="number of rounds")
     fraction: float = Field(1.0, gt=0, le=1, description="share of clients asked per round")
     estimator: str = Field("exact()", description="what a client computes")
-    batch_size: int | str = Field(0, description="examples per mini-batch and client; 0: all the "
-                                  "data; or a rule")  # fmt: skip
+    batch_size: Annotated[int, Field(ge=0)] | str = Field(
+        0, description="examples per mini-batch and client; 0: all the data; or a rule"
+    )
     compressor: str = Field("identity()", description="how a client compresses it")
     feedback: str = Field("no_feedback()", description="what a client remembers")
     optimizer: str = Field("gradient_descent(step_size=0.5)", description="the server's step")
@@ -100,20 +80,7 @@ class Settings(BaseModel):
     @field_validator(*SPELLED)
     @classmethod
     def _spelled(cls, text: str | int, info: Any) -> str | int:
-        if isinstance(text, int):
-            if text < 0:
-                raise ValueError(f"must be {_allowed(info.field_name)}")
-            return text
-        known = signatures(info.field_name)
-        name = text.partition("(")[0].strip()
-        if name not in known:
-            hint = "".join(f"; did you mean {near}?" for near in _near(name, known))
-            listed = ", ".join(known.values())
-            raise ValueError(f"there is no such {info.field_name}{hint} (allowed: {listed})")
-        try:
-            return repr(parse(text, SPELLED[info.field_name]))
-        except ValueError as error:
-            raise ValueError(str(error).removeprefix(repr(text)).lstrip(": ")) from None
+        return respelled(info.field_name, text) if isinstance(text, str) else text
 
     @field_validator("device")
     @classmethod
@@ -131,8 +98,12 @@ class Settings(BaseModel):
                 "the data: set batch_size = 0, or an estimator that draws, such as minibatch()"
             )
         rule = self.batching
-        if isinstance(rule, fb.BatchSize) and rule.compares_clients and self.clients < 2:
-            raise ValueError(f"batch_size = {rule} compares clients: set clients = 2, or more")
+        asked = max(round(self.fraction * self.clients), self.minimum_replies)
+        if isinstance(rule, fb.BatchSize) and rule.compares_clients and asked < 2:
+            raise ValueError(
+                f"batch_size = {rule} compares the clients of a round, and here it has one: set "
+                "clients or fraction higher"
+            )
         if self.minimum_replies > self.clients:
             raise ValueError(
                 f"minimum_replies = {self.minimum_replies}: must be at most the number of "
@@ -184,12 +155,12 @@ def make_settings(values: Mapping[str, Any], where: str = "settings") -> Setting
     try:
         settings = Settings(**values)
     except ValidationError as error:
-        sentences = [_sentence(mistake, values, where) for mistake in error.errors()]
-        raise SettingsError("\n".join(sentences)) from None
+        found = sentences(error, values, Settings.model_fields, where)
+        raise SettingsError("\n".join(found)) from None
     try:
         settings.algorithm()
     except ValueError as error:
-        raise SettingsError(f"{where}: {error}") from None
+        raise SettingsError(f"{where}: {str(error).removeprefix('algorithm: ')}") from None
     return settings
 
 
@@ -204,23 +175,13 @@ def read_preset(path: Path) -> dict[str, Any]:
         raise SettingsError(f"{path} is not TOML: {error}") from None
 
 
-def signatures(field: str) -> dict[str, str]:
-    """What a field may spell: ``{"top_k": "top_k(fraction)", …}``, in alphabetical order."""
-    found, kinds = {}, [SPELLED[field]]
-    for kind in kinds:
-        kinds += kind.__subclasses__()
-        if "__dataclass_fields__" in vars(kind):
-            found[kind.name] = f"{kind.name}({', '.join(part.name for part in fields(kind))})"
-    return dict(sorted(found.items()))
-
-
 def parser_type(field: str) -> Callable[[str], Any]:
     """How the command line reads a field; what is not of its type is left for `Settings`."""
     kind: Any = Settings.model_fields[field].annotation
 
     def read(text: str) -> Any:
         try:
-            if kind == int | str:
+            if str in get_args(kind):
                 return int(text) if text.lstrip("+-").isdigit() else text
             if kind is bool:
                 return {"true": True, "false": False}.get(text.lower(), text)
@@ -229,49 +190,3 @@ def parser_type(field: str) -> Callable[[str], Any]:
             return text
 
     return read
-
-
-def _sentence(mistake: Any, values: Mapping[str, Any], where: str) -> str:
-    """One mistake that pydantic found, in our words."""
-    problem = mistake["msg"].removeprefix("Value error, ")
-    if not mistake["loc"]:
-        return f"{where}: {problem}"
-    key = str(mistake["loc"][0])
-    if mistake["type"] == "extra_forbidden":
-        return f"{where}: there is no setting {key!r}; {_instead(key)}"
-    if mistake["type"] != "value_error":
-        finite = "finite " if mistake["type"] == "finite_number" else ""
-        problem = f"must be {_allowed(key).replace('a number', f'a {finite}number')}"
-    return f"{where}: {key} = {values[key]!r}: {problem}"
-
-
-def _instead(key: str) -> str:
-    if key == "cells":
-        return "a file with cells is for `compare`"
-    near = [f"did you mean {name!r}?" for name in _near(key, Settings.model_fields)]
-    return "".join(near) or f"known: {', '.join(Settings.model_fields)}"
-
-
-def _near(name: str, known: Mapping[str, object]) -> list[str]:
-    return difflib.get_close_matches(name, known, 1)
-
-
-def _allowed(key: str) -> str:
-    """What a field may be: ``a number > 0 and <= 1``."""
-    field = Settings.model_fields[key]
-    kind: Any = field.annotation
-    if get_origin(kind) is Literal:
-        return " or ".join(map(repr, get_args(kind)))
-    if kind in (str, int | str):
-        spelled = ", ".join(signatures(key).values()) if key in SPELLED else ""
-        words = f"text, one of {spelled}" if spelled else "text"
-        return words if kind is str else f"a whole number >= 0, or {words}"
-    noun = {bool: "true or false", int: "a whole number", float: "a number"}[kind]
-    signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
-    bounds = [
-        f"{sign} {getattr(bound, name)}"
-        for bound in field.metadata
-        for name, sign in signs.items()
-        if hasattr(bound, name)
-    ]
-    return f"{noun} {' and '.join(bounds)}".strip()

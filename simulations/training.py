@@ -81,6 +81,12 @@ def strategy_for(settings: Settings) -> FedBias:
     )
 
 
+def show(progress: Progress, settings: Settings, title: str) -> None:
+    """Begin to show a run: with its samples where they end it, with b where a rule chooses it."""
+    goal, ruled = settings.made("stop", Until).samples, isinstance(settings.batch_size, str)
+    progress.start(settings.rounds, title, samples=goal, batches=ruled)
+
+
 def train(
     settings: Settings,
     grid: Grid,
@@ -149,7 +155,7 @@ class _Keeper:
             raise SettingsError(f"no client could do its part; client {client}: {why}")
         self._folder.append(record.to_dict())
         if self._progress:
-            self._progress.update(record.to_dict())
+            self._progress.update(record.to_dict(), now.stopped)
         over = record.round == self._settings.rounds or now.stopped
         if over or time.monotonic() - self._written > CHECKPOINT_SECONDS:
             arrays, values = export_states(self._contexts)

@@ -39,7 +39,9 @@ class NormTest(BatchTest):
         return found.trace
 
     def wanted(self, size: int, evidence: Evidence) -> float:
-        return size * ratio(mean_variance(evidence.replies), self.eta**2 * evidence.gradient_square)
+        return size * ratio(
+            mean_variance(evidence.replies), self.eta * self.eta * evidence.gradient_square
+        )
 
 
 def mean_variance(replies: Sequence[Reply]) -> float:
@@ -74,7 +76,7 @@ class CrossClientTest(BatchTest):
     def wanted(self, size: int, evidence: Evidence) -> float:
         shares = sum(reply.weight**2 for reply in evidence.replies)  # 1/M for equal weights
         noise = evidence.spread * ratio(shares, 1 - shares)
-        return size * ratio(noise, self.eta**2 * evidence.gradient_square)
+        return size * ratio(noise, self.eta * self.eta * evidence.gradient_square)
 
 
 norm_test, cross_client_test = NormTest, CrossClientTest

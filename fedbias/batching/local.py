@@ -49,7 +49,7 @@ class LocalNormTest(_LocalTest):
         super().__post_init__()
 
     def statistic(self, found: Statistics) -> float:
-        return ratio(found.trace, self.eta**2 * squared_norm(found.gradient))
+        return ratio(found.trace, self.eta * self.eta * squared_norm(found.gradient))
 
 
 @setting("inner_product_test")
@@ -96,7 +96,7 @@ class AugmentedTest(_LocalTest):
         square = squared_norm(found.gradient)
         across = max(0.0, found.trace - ratio(found.along, square))
         return float(
-            np.maximum(_inner_product(found, self.theta), ratio(across, self.nu**2 * square))
+            np.maximum(_inner_product(found, self.theta), ratio(across, self.nu * self.nu * square))
         )
 
 
@@ -120,15 +120,14 @@ class CoordinateTest(_LocalTest):
 
     def statistic(self, found: Statistics) -> float:
         means = found.gradient.astype(np.float64)
-        seen = means != 0
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            asked = cast(Vector, found.variances)[seen] / (self.eta * means[seen]) ** 2
-        return float(asked.max()) if seen.any() else math.nan
+            asked = cast(Vector, found.variances) / (self.eta * means) ** 2
+        return float(np.max(asked, initial=-math.inf, where=np.isfinite(asked)))
 
 
 def _inner_product(found: Statistics, theta: float) -> float:
     square = squared_norm(found.gradient)
-    return ratio(ratio(found.along, square), theta**2 * square)
+    return ratio(ratio(found.along, square), theta * theta * square)
 
 
 local_norm_test, inner_product_test = LocalNormTest, InnerProductTest

@@ -6,9 +6,9 @@ from .printing import print_lines, print_table
 from .progress import Progress
 from .report import write_picture, write_report
 from .results import save_finding, save_result
+from .rows import comparison_table
 from .runs import Run, RunFolder, absolute, read_run
 from .seeds import mean_run
-from .tables import comparison_table
 
 __all__ = [
     "Notices",

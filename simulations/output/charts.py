@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from html import escape
 
 from .axes import Axis, Points, bytes_axis, linear_axis, loss_axis, round_axis
+from .rows import reference_index
 from .runs import Run
-from .tables import reference_index
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, behind a neutral first one;
 # the second tuple is for a dark page. More curves than colours differ by their dashes.

@@ -6,11 +6,12 @@ import sys
 from collections.abc import Container, Sequence
 from typing import TextIO
 
-from .tables import Row, text_table
+from .rows import Row
+from .tables import text_table
 
 # In a narrow terminal: how far names are folded, and what is left out after that, in this order.
 _FOLDED = 16
-_SPARE = ("best", "time", "rounds", "uplink")
+_SPARE = ("best", "time", "samples", "rounds", "average batch", "uplink")
 
 
 def print_table(rows: Sequence[Row], stream: TextIO | None = None) -> None:
@@ -56,7 +57,7 @@ def _narrowed(lines: Sequence[Sequence[str]], width: int) -> list[list[str]]:
         first, *others = _widths(narrow)
         if min(first, _FOLDED) + sum(others) + 2 * len(others) <= width:
             break
-        kept = [place for place, heading in enumerate(narrow[0]) if heading != spare]
+        kept = [place for place, cell in enumerate(narrow[0]) if cell != spare.replace(" ", "\n")]
         narrow = [[line[place] for place in kept] for line in narrow]
     return narrow
 

@@ -6,23 +6,20 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from typing import Any, Self, TextIO
 
+from .live import Live, terminal
 from .runs import number
-from .tables import human_accuracy, human_bytes, human_loss, human_seconds
+from .tables import human_accuracy, human_batch, human_bytes, human_count, human_loss, human_seconds
 
-if TYPE_CHECKING:
-    from rich import progress as rich_progress
-    from rich.console import Console
-
-# In a file or a pipe: a line after so many seconds, and one at every tenth of the rounds.
+# In a file or a pipe: a line after so many seconds, and one at every tenth of the run.
 _PAUSE = 5.0
 _STEPS = 10
-# In a terminal: the columns that all words and both times need.
-_WIDE = 115
 _SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
     "train_loss": ("loss", human_loss),
+    "test_loss": ("test loss", human_loss),
     "accuracy": ("accuracy", human_accuracy),
+    "batch_size": ("batch", human_batch),
     "total_uplink_bytes": ("uplink", human_bytes),
 }
 
@@ -57,8 +54,8 @@ class Progress:
         self._cell = 0
         self._stream = stream or sys.stderr
         self._clock = clock
-        self._console = _terminal(self._stream)
-        self._live: rich_progress.Progress | None = None
+        self._console = terminal(self._stream)
+        self._live: Live | None = None
         self._running = False
 
     def __enter__(self) -> Self:
@@ -74,40 +71,60 @@ class Progress:
         """Finish the run that is shown, also when it was interrupted."""
         self.finish()
 
-    def start(self, total_rounds: int, name: str) -> None:
-        """Begin the next run."""
+    def start(
+        self,
+        total_rounds: int,
+        name: str,
+        *,
+        samples: float | None = None,
+        batches: bool = False,
+    ) -> None:
+        """Begin the next run.
+
+        Parameters
+        ----------
+        samples : float, optional
+            How many examples end the run, if the rounds do not.
+        batches : bool
+            Whether to show the batch size.
+        """
         self.finish()
         self._cell += 1
         self._title = f"[{self._cell}/{self._cells}] {name}" if self._cells > 1 else name
-        self._total = total_rounds
-        self._round: int | None = None
-        self._first: tuple[int, float] | None = None
+        self._total, self._samples = max(1, total_rounds), samples
+        self._shown = [key for key in _SHOWN if batches or key != "batch_size"]
+        self._record: Mapping[str, Any] = {}
+        self._stopped: str | None = None
+        self._first: tuple[float, float] | None = None
         self._values: dict[str, float] = {}
         self._began = self._clock()
-        self._printed: tuple[int | None, float] = (None, self._began)
+        self._printed: tuple[int | None, float, float] = (None, 0.0, self._began)
         self._running = True
         if self._console:
-            self._live = _live(self._console)
-            self._live.start()
-            room = self._console.width // 4
-            fits = len(self._title) <= room
-            short = self._title if fits else f"{self._title[: room - 1]}…"
-            self._live.add_task(short, total=total_rounds, words="", left="")
+            self._live = Live(self._console, self._title)
 
-    def update(self, record: Mapping[str, Any]) -> None:
-        """Show the record of a round; a value that it lacks stays as it was."""
+    def update(self, record: Mapping[str, Any], stopped: str | None = None) -> None:
+        """Show the record of a round; a value that it lacks stays as it was.
+
+        Parameters
+        ----------
+        stopped : str, optional
+            The goal that ended the run with this round.
+        """
         if not self._running:
             raise RuntimeError("update needs start first")
-        self._round = int(record["round"])
+        self._record, self._stopped = record, stopped
         if self._first is None:
-            self._first = (self._round, self._clock())
-        for key in _SHOWN:
+            self._first = (self._share(), self._clock())
+        for key in self._shown:
             value = number(record, key)
             if value is not None:
                 self._values[key] = value
         if self._live:
-            words, (task,) = self._words(brief=_narrow(self._live.console)), self._live.task_ids
-            self._live.update(task, completed=self._round, words=words, left=self._left())
+            done, left = self._done(), self._left()
+            room = self._live.room(done, left)
+            words = next((each for each in self._words() if len(each) <= room), "")
+            self._live.show(self._share(), done, words, left)
         elif self._due():
             self._print(self._left())
 
@@ -117,72 +134,66 @@ class Progress:
             return
         self._running = False
         if self._live:
-            self._live.stop()
+            self._live.close()
             self._live = None
-        if self._round is not None and self._printed[0] != self._round:
+        if self._record and self._printed[0] != self._round():
             self._print()
 
+    def _round(self) -> int:
+        return int(self._record["round"])
+
+    def _share(self, of: int = 1) -> float:
+        """How much of the run is over, as a share of ``of``: by rounds, or by samples if more."""
+        share = of * self._round() / self._total
+        if self._samples:
+            share = max(share, of * (number(self._record, "total_samples") or 0) / self._samples)
+        return share
+
+    def _done(self) -> str:
+        if self._stopped:
+            return f"{self._round()}, {self._stopped}"
+        done = f"{self._round()}/{self._total}"
+        if self._samples is None:
+            return done
+        samples = number(self._record, "total_samples") or 0
+        return f"{done}  samples {human_count(samples)}/{human_count(self._samples)}"
+
     def _due(self) -> bool:
-        printed, moment = self._printed
-        if printed is None or self._round is None:
+        printed, share, moment = self._printed
+        if printed is None or self._stopped or self._share() >= 1:
             return True
-        step = max(1, self._total) / _STEPS
-        crossed = self._round // step > printed // step
-        return crossed or self._round >= self._total or self._clock() - moment >= _PAUSE
+        return self._share(_STEPS) // 1 > share // 1 or self._clock() - moment >= _PAUSE
 
     def _print(self, left: str = "") -> None:
         now = self._clock()
-        self._printed = (self._round, now)
-        title = f"{self._title}: round {self._round}/{self._total}"
-        brief, time = self._words(brief=True), human_seconds(now - self._began)
-        full = f"{title}  {self._words()}  {time}{left and ', '}{left}"
-        lines = [full, f"{title}  {brief}  {time}", f"{title}  {brief}"]
-        width = self._console.width if self._console else len(full)
-        fitting = (line for line in lines if len(line) <= width)
-        print(next(fitting, lines[-1]), file=self._stream, flush=True)
+        self._printed = (self._round(), self._share(_STEPS), now)
+        title, time = f"{self._title}: round {self._done()}", human_seconds(now - self._began)
+        words, *briefer = self._words()
+        lines = [(title, words, f"{time}{left and ', '}{left}"), (title, briefer[0], time)]
+        lines += [(title, brief, "") for brief in (*briefer, "")]
+        whole = ["  ".join(part for part in line if part) for line in lines]
+        width = self._console.width if self._console else len(whole[0])
+        fitting = (line for line in whole if len(line) <= width)
+        print(next(fitting, whole[-1]), file=self._stream, flush=True)
 
-    def _words(self, *, brief: bool = False) -> str:
-        known = [key for key in _SHOWN if key in self._values]
-        if brief and "accuracy" in known and "train_loss" in known:
-            known.remove("train_loss")
-        return "  ".join(f"{_SHOWN[key][0]} {_SHOWN[key][1](self._values[key])}" for key in known)
+    def _words(self) -> list[str]:
+        """What was measured: all of it, and less and less."""
+        known = [key for key in self._shown if key in self._values]
+        if "accuracy" in known:
+            known = [key for key in known if key != "test_loss"]
+        spare = ("train_loss" if "accuracy" in known else "test_loss", "batch_size")
+        lines = [known]
+        for key in (*spare, "total_uplink_bytes"):
+            lines.append([other for other in lines[-1] if other != key])
+        return [
+            "  ".join(f"{_SHOWN[key][0]} {_SHOWN[key][1](self._values[key])}" for key in line)
+            for line in lines
+        ]
 
     def _left(self) -> str:
         """Give the time left at the pace so far; a resumed run's earlier rounds do not count."""
-        if self._first is None or self._round is None or self._round >= self._total:
+        share = self._share()
+        if self._first is None or self._stopped or share >= 1 or share <= self._first[0]:
             return ""
-        rounds, seconds = self._round - self._first[0], self._clock() - self._first[1]
-        if rounds <= 0:
-            return ""
-        return f"{human_seconds((self._total - self._round) * seconds / rounds)} left"
-
-
-def _terminal(stream: TextIO) -> Console | None:
-    try:
-        from rich.console import Console
-    except ImportError:
-        return None
-    console = Console(file=stream)
-    return console if console.is_terminal and not console.is_dumb_terminal else None
-
-
-def _narrow(console: Console) -> bool:
-    return console.width < _WIDE
-
-
-def _live(console: Console) -> rich_progress.Progress:
-    from rich import progress
-
-    elapsed = [] if _narrow(console) else [progress.TimeElapsedColumn()]
-    return progress.Progress(
-        progress.TextColumn("{task.description}", markup=False, style="bold"),
-        progress.BarColumn(bar_width=None),
-        progress.MofNCompleteColumn(),
-        progress.TextColumn("{task.fields[words]}", markup=False),
-        *elapsed,
-        progress.TextColumn("{task.fields[left]}", markup=False, style="dim"),
-        console=console,
-        expand=True,
-        transient=True,
-        refresh_per_second=4,
-    )
+        seconds = (self._clock() - self._first[1]) * (1 - share) / (share - self._first[0])
+        return f"{human_seconds(seconds)} left"

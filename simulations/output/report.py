@@ -10,8 +10,9 @@ from .bias import bias_charts
 from .charts import DARK, LIGHT, colour_indices, dash, palette, panels, svg
 from .page import page, pairs, section, shared, table, write_value
 from .picture import write_picture
+from .rows import Row, comparison_table
 from .runs import Run, absolute, write_text
-from .tables import Row, comparison_table, human_accuracy, human_ratio, text_table
+from .tables import human_accuracy, human_ratio, text_table
 
 __all__ = ["write_picture", "write_report"]
 

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from .picture import write_picture
+from .rows import comparison_table
 from .runs import Run, absolute, to_json_line, write_text
-from .tables import comparison_table, text_table
+from .tables import text_table
 
 
 def save_result(

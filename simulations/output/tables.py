@@ -1,78 +1,21 @@
-"""What a run came to in one row, and the rows of many runs as a table."""
+"""Rows of runs as a table of text, in numbers as people read them."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-from .runs import Run
+from .rows import Row
 
 _NONE = "-"
-
-
-@dataclass(frozen=True)
-class Row:
-    """One run in numbers.
-
-    Attributes
-    ----------
-    name : str
-        The name of the run.
-    accuracy, best_accuracy, loss : float or None
-        The last and the highest test accuracy and the last training loss; None where the run has
-        no such number, NaN where it diverged.
-    uplink_bytes : int
-        What all clients sent during the run, measured.
-    ratio : float or None
-        The reference's uplink bytes divided by these.
-    reference : bool
-        Whether the other runs are compared with this one.
-    rounds : int
-        The last round.
-    seconds : float or None
-        How long the run took.
-    missing : float
-        How many replies were lost or refused; over seeds, the mean.
-    accuracy_spread, loss_spread : float or None
-        Standard deviations over seeds, where the run is the mean of several.
-    """
-
-    name: str
-    accuracy: float | None
-    best_accuracy: float | None
-    loss: float | None
-    uplink_bytes: int
-    ratio: float | None
-    reference: bool
-    rounds: int
-    seconds: float | None
-    missing: float
-    accuracy_spread: float | None = None
-    loss_spread: float | None = None
-
-
-def comparison_table(runs: Sequence[Run]) -> list[Row]:
-    """One row per run; the reference is the first uncompressed run, else the first run."""
-    reference = reference_index(runs)
-    sent = [_sent(run) for run in runs]
-    return [
-        _row(run, sent[place], sent[reference], place == reference)
-        for place, run in enumerate(runs)
-    ]
-
-
-def reference_index(runs: Sequence[Run]) -> int:
-    """Where the run stands that the others are compared with."""
-    plain = [str(run.settings.get("compressor", "")).strip() for run in runs]
-    return next((i for i, name in enumerate(plain) if name in ("identity", "identity()")), 0)
 
 
 def text_table(rows: Sequence[Row]) -> list[list[str]]:
     """Write the rows as text, headings first, without columns that say nothing.
 
-    The accuracies are left out where no run has one, the ratio where there is one run, and the
-    missing replies where none is missing.
+    The accuracies are left out where no run has one, the ratio where there is one run, the missing
+    and the saturated replies where there are none, and batch and samples where neither a rule chose
+    the batches nor the runs differ in them.
     """
     columns = [["run", *(row.name for row in rows)]]
     if any(row.accuracy is not None for row in rows):
@@ -83,8 +26,14 @@ def text_table(rows: Sequence[Row]) -> list[list[str]]:
     columns.append(["uplink", *(human_bytes(row.uplink_bytes) for row in rows)])
     if len(rows) > 1:
         columns.append(["bytes sent", *(human_ratio(row) for row in rows)])
-    if any(row.missing for row in rows):
-        columns.append(["missing", *(f"{row.missing:g}" for row in rows)])
+    for count in ("missing", "saturated"):
+        if any(getattr(row, count) for row in rows):
+            columns.append([count, *(f"{getattr(row, count):g}" for row in rows)])
+    ruled = any(row.ruled for row in rows)
+    if ruled or len({row.average_batch for row in rows}) > 1:
+        columns.append(["average batch", *(human_batch(row.average_batch) for row in rows)])
+    if ruled or len({row.samples for row in rows}) > 1:
+        columns.append(["samples", *(human_count(row.samples) for row in rows)])
     columns.append(["rounds", *(str(row.rounds) for row in rows)])
     columns.append(["time", *(human_seconds(row.seconds) for row in rows)])
     return [list(line) for line in zip(*columns, strict=True)]
@@ -100,6 +49,20 @@ def human_bytes(count: float) -> str:
             break
     digits = 2 if count < 9.995 else 1 if count < 99.95 else 0
     return f"{count:.{digits}f} {unit}"
+
+
+def human_count(count: float | None) -> str:
+    """Write a number of things with three digits: ``512``, ``30.2k``, ``1.23M``."""
+    if count is None:
+        return _NONE
+    if count < 9_999.5:
+        return f"{count:.0f}"
+    return human_bytes(count).removesuffix("B").replace(" ", "")
+
+
+def human_batch(size: float | None) -> str:
+    """Write an average batch size: ``32``, ``17.4``."""
+    return _NONE if size is None else f"{size:.1f}".removesuffix(".0")
 
 
 def human_seconds(seconds: float | None) -> str:
@@ -147,32 +110,3 @@ def human_ratio(row: Row) -> str:
     factor, word = (row.ratio, "fewer") if row.ratio > 1 else (1 / row.ratio, "more")
     digits = 2 if factor < 1.995 else 1 if factor < 99.95 else 0
     return f"{factor:.{digits}f}x {word}"
-
-
-def _row(run: Run, sent: int, reference_sent: int, reference: bool) -> Row:
-    accuracies, losses = run.values("accuracy"), run.values("train_loss")
-    finite = [accuracy for accuracy in accuracies if not math.isnan(accuracy)]
-    seconds = run.environment.get("duration") or next(iter(run.values("seconds")[::-1]), None)
-    return Row(
-        name=run.name,
-        accuracy=accuracies[-1] if accuracies else None,
-        best_accuracy=max(finite) if finite else accuracies[-1] if accuracies else None,
-        loss=losses[-1] if losses else None,
-        uplink_bytes=sent,
-        ratio=reference_sent / sent if sent and reference_sent else None,
-        reference=reference,
-        rounds=int(run.rounds[-1]["round"]) if run.rounds else 0,
-        seconds=seconds,
-        missing=sum(run.values("lost")) + sum(run.values("refused")),
-        accuracy_spread=_last(run, "accuracy_spread"),
-        loss_spread=_last(run, "train_loss_spread"),
-    )
-
-
-def _last(run: Run, key: str) -> float | None:
-    values = run.values(key)
-    return values[-1] if values else None
-
-
-def _sent(run: Run) -> int:
-    return int(run.rounds[-1].get("total_uplink_bytes", 0)) if run.rounds else 0

@@ -12,6 +12,7 @@ from fedbias.hello import Hello
 from fedbias.problems import Squares
 from fedbias.randomness import fingerprint
 
+ABLE = ["gradient", "hvp", "per_example_statistics"]
 HELLO = Hello.of(Squares(np.ones((5, 3)), np.ones(5)), 7, True, 10)
 
 
@@ -22,7 +23,7 @@ def altered(**changes):
 
 def test_there_and_back():
     """Kills: dim and size swapped, a fingerprint of something else."""
-    assert Hello(7, True, 3, 5, ["gradient", "hvp"], 10, fingerprint()) == HELLO
+    assert Hello(7, True, 3, 5, ABLE, 10, fingerprint()) == HELLO
     assert Hello.from_record(HELLO.to_record()) == HELLO
     assert {type(value) for value in HELLO.to_record().values()} == {str}
     alone = Hello.of(Squares(np.ones((1, 1)), np.ones(1)), 2**64 - 1, False, None)

@@ -26,7 +26,17 @@ PLAN = fb.Plan(
     buffers=np.array([1.0, 1 / 3]),
 )
 PACKET = fb.sign().encode(np.array([0.1, -0.2], np.float32))
-REPORT = fb.Report(3, 2, PACKET, 10, 0.1 + 0.2, 40, True, buffers=fb.identity().encode(ODD))
+REPORT = fb.Report(
+    round=3,
+    client=2,
+    packet=PACKET,
+    examples=10,
+    loss=0.1 + 0.2,
+    computed=40,
+    samples=30,
+    lost_memory=True,
+    buffers=fb.identity().encode(ODD),
+)
 
 
 def same(one, other):
@@ -44,6 +54,8 @@ def same(one, other):
         PLAN,
         replace(PLAN, batch_size=1, round=2**40, client=2**64 - 1),
         replace(PLAN, measure_bias=True),
+        replace(PLAN, measure=fb.norm_test(eta=1 / 3, maximum=2**40, initial=8)),
+        replace(PLAN, measure=fb.augmented_test(theta=0.9, nu=5.84, maximum=256)),
         replace(PLAN, shift=fb.nesterov(0.1, 1 / 3), feedback=fb.differential(memory=True)),
         replace(PLAN, radius=0.1 + 0.2, shift=fb.gradient_descent(5e-324)),
         replace(PLAN, radius=5e-324, feedback=fb.ef21(fb.preset_radius(2.0, 0.5, 1 / 3, 1.25))),
@@ -65,6 +77,9 @@ def test_a_plan_there_and_back(plan):
         REPORT,
         replace(REPORT, buffers=None, lost_memory=False),
         replace(REPORT, saturated=True),
+        replace(REPORT, samples=2**64 - 1, statistic=0.1 + 0.2),
+        replace(REPORT, samples=0, statistic=0.0),
+        replace(REPORT, samples=1, statistic=5e-324),
         replace(REPORT, loss=5e-324),
         replace(REPORT, loss=math.inf),
         replace(REPORT, measured=Measured(0.1 + 0.2, 5e-324)),
@@ -91,16 +106,21 @@ def altered(message, **changes):
 NOT_WHOLE = ["1", 1.5, 1.0, True, None, ..., [1], {}, -2, math.nan]
 NOT_FLAGS = [0, 1, "no", None, ...]
 NOT_RADII = [0, 0.0, -1, -0.5, math.nan, math.inf, -math.inf, "1", True, [1.0], {}, 10**400, ...]
+NOT_AMOUNTS = [-0.5, -1, math.nan, math.inf, -math.inf, "1", True, [1.0], {}, 10**400, ...]
+NOT_TESTS = ["", "norm_test(0.5, 1)", "minibatch()", "no_decay()", "constant_batch(", 8, True, [1]]
+COUNTS = ("examples", "computed", "samples")
 BAD_HEADERS = [
     *((PLAN, {key: bad}) for key in ("round", "seed", "client") for bad in [*NOT_WHOLE, -1]),
     *((PLAN, {"acknowledged": bad}) for bad in NOT_WHOLE),
     *((PLAN, {"batch_size": bad}) for bad in ("1", 1.5, True, [1], {}, 0, -1, -5)),
-    *((PLAN, {key: ...}) for key in ("estimator", "compressor", "feedback", "batch_size")),
+    *((PLAN, {key: ...}) for key in ("estimator", "compressor", "feedback", "batch_size", "measure")),
     *((PLAN, {"estimator": bad}) for bad in (None, 3, "", "warp()", "sign()", "eval('1')")),
     *((PLAN, {"compressor": bad}) for bad in ("top_k()", "top_k(2)", "exact()", ["sign()"])),
     *((PLAN, {"feedback": bad}) for bad in ("identity()", "error_feedback(1)", False)),
     *((REPORT, {key: bad}) for key in ("round", "client") for bad in [*NOT_WHOLE, -1]),
-    *((REPORT, {key: bad}) for key in ("examples", "computed") for bad in [*NOT_WHOLE, -1]),
+    *((REPORT, {key: bad}) for key in COUNTS for bad in [*NOT_WHOLE, -1]),
+    *((REPORT, {"statistic": bad}) for bad in NOT_AMOUNTS),
+    *((PLAN, {"measure": bad}) for bad in NOT_TESTS),
     *((REPORT, {"loss": bad}) for bad in ("1", None, ..., [1.0], {}, True, 10**400)),
     *((message, {"more": 1}) for message in (PLAN, REPORT)),
     *((message, {"round": json.loads("[" * 90 + "]" * 90)}) for message in (PLAN, REPORT)),
@@ -154,6 +174,7 @@ def test_records_with_a_bad_packet(message, name):
 
 KEYS = ["round", "seed", "client", "acknowledged", "estimator", "batch_size", "compressor"]
 KEYS += ["feedback", "examples", "loss", "computed", "lost_memory", "saturated", "radius", "shift"]
+KEYS += ["measure", "samples", "statistic"]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),

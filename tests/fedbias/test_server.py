@@ -20,7 +20,7 @@ STATE = ServerState(np.zeros(2), round=4, acknowledged={1: 2})
 
 def report(client, vector=(1.0, 2.0), *, dtype=np.float64, **changes):
     packet = fb.identity().encode(np.array(vector, dtype))
-    return replace(fb.Report(4, client, packet, 1, 0.5, 10), **changes)
+    return replace(fb.Report(4, client, packet, 1, 0.5, 10, 4), **changes)
 
 
 def raw(*values, dtype=np.float64):
@@ -31,14 +31,16 @@ def raw(*values, dtype=np.float64):
 
 def test_the_uniform_mean_by_hand():
     """(1, 2) and (3, 6) → x = −(2, 4). Kills: a sum, a wrong sign, a step in the wrong round."""
-    reports = [report(1), report(0, (3.0, 6.0), examples=9, loss=1.5, computed=5, lost_memory=True)]
-    state, outcome = apply(STEP, STATE, reports)
+    changes = {"examples": 9, "loss": 1.5, "computed": 5, "samples": 3, "lost_memory": True}
+    reports = [report(1), report(0, (3.0, 6.0), **changes)]
+    state, outcome = apply(STEP, replace(STATE, samples=100), reports)
     assert state.point.tolist() == [-2, -4] and state.round == 5
     assert state.acknowledged == {0: 4, 1: 4} and STATE.acknowledged == {1: 2}
     assert outcome.applied == (0, 1) and outcome.forgotten == (0,) and outcome.refused == {}
     assert outcome.loss == 1.0 and outcome.gradient_norm == math.sqrt(20)
     assert outcome.payload_bits == 256 and outcome.wire_bits == 16 * (10 + 16 + 4)
     assert outcome.computed == 15 and outcome.received == 2
+    assert (outcome.samples, state.samples) == (7, 107)  # 4 + 3 that the estimates are made of
 
 
 def test_the_mean_by_examples_by_hand():
@@ -89,6 +91,7 @@ REFUSED = {
     "negative examples": ({"examples": -3}, "-3 examples"),
     "NaN loss": ({"loss": math.nan}, "a loss of nan"),
     "infinite loss": ({"loss": math.inf}, "a loss of inf"),
+    "a statistic of nothing": ({"samples": 0, "statistic": 1.0}, "a statistic of no samples"),
 }
 
 
@@ -131,7 +134,8 @@ def test_too_few_replies_leave_the_model_untouched(reports):
     state = replace(STATE, optimizer={"velocity": np.ones(2)}, buffers=None)
     moved, outcome = apply(algorithm, state, reports)
     assert moved == replace(state, round=5) and moved.point is state.point
-    assert outcome.applied == () and math.isnan(outcome.loss) and outcome.computed == 0
+    assert outcome.applied == () and math.isnan(outcome.loss)
+    assert outcome.computed == outcome.samples == 0
     assert len(outcome.refused) == len([r for r in reports if r.round != 4])
     assert outcome.received + len(outcome.refused) == len(reports)
 
@@ -200,7 +204,7 @@ def test_an_objective_may_change_its_buffers_in_place():
 
 def test_defaults():
     """Kills: a changed default, by which published runs would change."""
-    expected = (fb.exact(), fb.identity(), fb.no_feedback(), None, "uniform", 1, 0)
+    expected = (fb.exact(), fb.identity(), fb.no_feedback(), None, "uniform", 1, 0, 0, fb.no_decay())
     assert Algorithm(fb.adam()) == Algorithm(fb.adam(), *expected)
 
 
@@ -238,7 +242,11 @@ def test_what_a_client_is_asked():
         ({"compressor": fb.exact()}, "compressor must be like identity(), not exact()"),
         ({"feedback": None}, "feedback must be like no_feedback(), not None"),
         ({"batch_size": 0}, "batch_size must be a whole number >= 1, not 0"),
-        ({"batch_size": True}, "batch_size must be a whole number >= 1, not True"),
+        ({"batch_size": -1}, "batch_size must be a whole number >= 1, not -1"),
+        ({"batch_size": True}, "batch_size must be a whole number >= 1, None, or like norm_test"),
+        ({"batch_size": "8"}, "norm_test(eta=0.5, maximum=256), not '8'"),
+        ({"batch_size": 2.5}, "norm_test(eta=0.5, maximum=256), not 2.5"),
+        ({"decay": 0.9}, "decay must be like cosine_decay(samples=100000), not 0.9"),
         ({"batch_size": 8}, "batch_size=8 has no meaning for exact(), which uses all the data"),
         ({"weights": "size"}, "weights must be one of 'uniform', 'examples', not 'size'"),
         ({"minimum_replies": 0}, "minimum_replies must be a whole number >= 1, not 0"),

@@ -15,8 +15,8 @@ from simulations.output.axes import bytes_axis, linear_axis, log_axis, loss_axis
 from simulations.output.bias import bias_panel
 from simulations.output.charts import DARK, LIGHT, colour_indices, panels
 from simulations.output.report import summary, write_picture, write_report
+from simulations.output.rows import comparison_table
 from simulations.output.runs import Run
-from simulations.output.tables import comparison_table
 
 Make = Callable[..., dict[str, Any]]
 VOID = {"meta", "br", "hr", "img", "link", "input"}

@@ -11,14 +11,13 @@ from fedbias.notation import names
 from simulations import comparison
 from simulations.__main__ import COMPARISONS, PRESETS
 from simulations.output.toml import to_toml
+from simulations.sentences import SPELLED, signatures
 from simulations.settings import (
-    SPELLED,
     Settings,
     SettingsError,
     make_settings,
     parser_type,
     read_preset,
-    signatures,
 )
 from simulations.tasks import make_task
 from simulations.training import APP_KEYS

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from simulations.output.printing import print_table
+from simulations.output.rows import comparison_table
 from simulations.output.runs import Run
 from simulations.output.tables import (
-    comparison_table,
     human_bytes,
     human_ratio,
     human_seconds,

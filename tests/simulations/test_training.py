@@ -44,7 +44,7 @@ class Plug:
     def __init__(self, after):
         self.after = after
 
-    def update(self, record):
+    def update(self, record, stopped):
         if record["round"] == self.after:
             raise Interrupted
 

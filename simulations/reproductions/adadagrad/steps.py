@@ -1,0 +1,44 @@
+"""The step sizes of ``reproduce adadagrad``, and the cells that they come from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ...output import Progress
+from ..base import Cell, Result
+from .runs import measured
+from .ways import GRIDS, STEPS_SEED, STEPS_SHARE, Setup
+
+# The best of each committed steps cell, as a test checks.
+STEPS: dict[tuple[str, str, str], float] = {}
+
+
+def steps_cell(setup: Setup) -> Cell:
+    """Constant small batches over a part of the samples, with every step size of the grid."""
+    grid, samples = GRIDS[setup.optimizer], setup.budget.samples // STEPS_SHARE
+    known = [
+        setup.settings(STEPS_SEED, step_size, setup.budget.small, samples) for step_size in grid
+    ]
+
+    def compute(folder: Path, progress: Progress, resume: bool) -> Result:
+        runs = {
+            f"{step_size:g}": measured(settings, folder / f"{step_size:g}", progress, resume)
+            for step_size, settings in zip(grid, known, strict=True)
+        }
+        return {
+            "task": setup.task,
+            "model": setup.model,
+            "optimizer": setup.optimizer,
+            "samples": samples,
+            "losses": {name: run["train_loss"] for name, run in runs.items()},
+            "seconds": round(sum(run["seconds"] for run in runs.values()), 1),
+        }
+
+    settings = known[0].model_dump(exclude={"data_root"})
+    return Cell(settings | {"optimizer": [each.optimizer for each in known]}, compute)
+
+
+def best(steps: Result) -> float:
+    """The step size with the least train loss."""
+    losses = steps["losses"]
+    return float(min(losses, key=losses.__getitem__))
