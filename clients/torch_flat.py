@@ -15,14 +15,14 @@ class FlatModule:
     """A module whose parameters and gradients are views of two flat tensors."""
 
     def __init__(self, module: nn.Module, device: str) -> None:
-        self.module = module.to(device)
+        self.module, self.device = module.to(device), device
         named = dict(module.named_parameters())
         kinds = {weight.dtype for weight in named.values()}
         if len(kinds) != 1 or not kinds <= {torch.float32, torch.float64}:
             raise ValueError(f"parameters must all be float32 or all float64, not {kinds}")
         self.layout = Layout(tuple((name, tuple(w.shape)) for name, w in named.items()))
         self._values = torch.cat([w.detach().reshape(-1) for w in named.values()])
-        self._dtype = self._values[:0].cpu().numpy().dtype
+        self.dtype = self._values[:0].cpu().numpy().dtype
         self._grads = torch.zeros_like(self._values)
         self._grad_views = self.cut(self._grads)
         for weight, values in zip(named.values(), self.cut(self._values), strict=True):
@@ -42,8 +42,8 @@ class FlatModule:
         """Make ``point`` the module's parameters."""
         if point.shape != (self.layout.dim,):
             raise ValueError(f"the module has {self.layout.dim} parameters, not {point.shape}")
-        if point.dtype != self._dtype:
-            raise ValueError(f"the module has {self._dtype} parameters, not {point.dtype}")
+        if point.dtype != self.dtype:
+            raise ValueError(f"the module has {self.dtype} parameters, not {point.dtype}")
         self._values.copy_(torch.from_numpy(point if point.flags.writeable else point.copy()))
         return self.module
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, cast
 
 import numpy as np
@@ -18,11 +19,12 @@ from torch.autograd import grad
 from torch.utils.data import Dataset, default_collate
 
 from fedbias import checks
-from fedbias.objectives import Batch
+from fedbias.objectives import Batch, Statistics
 from fedbias.vectors import Vector
 
 from .torch_cohort import TorchCohort
 from .torch_flat import flat_module
+from .torch_statistics import ExampleGradients
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -40,6 +42,7 @@ class TorchObjective:
         Tensors or arrays with one row per example; a Dataset is collated once and kept in memory.
     micro_batch : int, optional
         Examples per forward pass, which bounds the memory. BatchNorm then sees micro-batches.
+        Statistics of single examples' gradients take at most as many as have 16 MiB of them.
     device : str
         Where the module and the data live.
 
@@ -137,6 +140,20 @@ class TorchObjective:
                         part[2].add_(product)
         return total.cpu().numpy().copy()
 
+    def per_example_statistics(
+        self, point: Vector, batch: Batch | None = None, what: str = "trace"
+    ) -> Statistics:
+        """How the examples' gradients spread, in training mode (ValueError with BatchNorm)."""
+        self._flat.load(point).train()
+        examples = ExampleGradients(self._flat, self._loss)
+        with self._seeded(point, batch):
+            found = examples.statistics(self._pieces(batch, examples.at_once), what)
+        if what == "along":
+            with self._seeded(point, batch):  # dropout's masks once more, for the same gradients
+                along = examples.along(found.gradient, self._pieces(batch, examples.at_once))
+            return replace(found, along=along)
+        return found
+
     @staticmethod
     def cohort(objectives: Sequence[TorchObjective]) -> TorchCohort | None:
         """All the clients' gradients in one vmapped call; None if they differ in more than data."""
@@ -169,15 +186,17 @@ class TorchObjective:
         count = self.size if batch is None else len(batch)
         return {"loss": total} | ({"accuracy": right / count} if classes else {})
 
-    def _pieces(self, batch: Batch | None) -> Iterator[tuple[Tensor, Tensor, float]]:
-        inputs, targets = self._inputs, self._targets
-        if batch is not None:
-            chosen = torch.from_numpy(np.asarray(batch, np.int64)).to(self._device)
-            inputs, targets = inputs[chosen], targets[chosen]
-        step = self._micro or len(inputs)
-        for start in range(0, len(inputs), step):
-            piece = inputs[start : start + step]
-            yield piece, targets[start : start + step], len(piece) / len(inputs)
+    def _pieces(
+        self, batch: Batch | None, most: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor, float]]:
+        count = self.size if batch is None else len(batch)
+        step = min(self._micro or count, most or count)
+        for start in range(0, count, step):
+            rows: slice | Tensor = slice(start, start + step)
+            if batch is not None:
+                rows = torch.from_numpy(np.asarray(batch[rows], np.int64)).to(self._device)
+            inputs = self._inputs[rows]
+            yield inputs, self._targets[rows], len(inputs) / count
 
     @contextmanager
     def _seeded(self, point: Vector, batch: Batch | None) -> Iterator[None]:

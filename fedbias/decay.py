@@ -48,7 +48,7 @@ class CosineDecay(Decay):
 
     def factor(self, samples: int) -> float:
         if samples < self.warmup:
-            return samples / self.warmup
+            return max(samples, 1) / self.warmup  # an estimator may count no examples
         share = min(1.0, (samples - self.warmup) / (self.samples - self.warmup))
         return self.final + (1 - self.final) * (1 + math.cos(math.pi * share)) / 2
 

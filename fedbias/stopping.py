@@ -55,8 +55,12 @@ class Until:
                 and value is not None
                 and (value >= goal if rises else value <= goal)
             ):
-                return f"{name} {value:.6g} reached {goal:.6g}"
+                return f"{name} {_written(value)} reached {_written(goal)}"
         return None
+
+
+def _written(value: float) -> str:
+    return f"{value:.0f}" if float(value).is_integer() else f"{value:.6g}"
 
 
 _RISES = {

@@ -34,7 +34,7 @@ class Turn:
     measure : BatchSize or None
         The test whose statistic the next gradient of a batch shall leave in ``statistic``.
     statistic : float or None
-        Of the last batch that was measured; NaN where it is not defined.
+        Of the last batch that was measured; not finite where it is not defined.
     examples : int
         Example gradients computed so far in this turn, for the report.
     saturated : bool

@@ -125,7 +125,7 @@ def train(
         _arrays(task.initial()),
         settings.rounds,
         settings.timeout,
-        evaluate_fn=partial(_evaluate, settings, task),
+        evaluate_fn=partial(_evaluate, settings, task, strategy),
         initial_buffers=_arrays(buffers) if buffers else None,
         resume=earlier,
         on_round=_Keeper(settings, strategy, folder, progress, contexts or {}).keep,
@@ -166,14 +166,14 @@ class _Keeper:
 
 
 def _evaluate(
-    settings: Settings, task: Task, number: int, arrays: ArrayRecord
+    settings: Settings, task: Task, strategy: FedBias, number: int, arrays: ArrayRecord
 ) -> MetricRecord | None:
-    every = settings.evaluate_every
-    if not every or (number % every and number != settings.rounds):
+    every, goal, state = settings.evaluate_every, settings.made("stop", Until), strategy.state
+    over = goal.samples is not None and state is not None and state.samples >= goal.samples
+    if not every or (number % every and number != settings.rounds and not over):
         return None
     with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges says so itself
         metrics = task.evaluate({name: array.numpy() for name, array in arrays.items()})
-    goal = settings.made("stop", Until)
     if goal.accuracy is not None and "accuracy" not in metrics:
         raise SettingsError(f"stop = {goal}: task {settings.task!r} has no accuracy")
     return MetricRecord(dict(metrics)) if metrics else None

@@ -71,8 +71,8 @@ class BatchSize(ABC):
         """The size of the next round, from this round's size and what came of it."""
 
     def statistic(self, found: Statistics) -> float:
-        """What a client reports of its batch; NaN where it is not defined."""
-        raise NotImplementedError(f"{self.name} measures nothing on the clients")
+        """What a client reports of its batch; not finite where it is not defined."""
+        raise ValueError(f"{self.name} measures nothing on the clients")
 
 
 class BatchTest(BatchSize):

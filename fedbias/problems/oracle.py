@@ -81,7 +81,8 @@ class Noisy(Estimator):
         turn.examples += count
         if turn.measure is not None:
             spread = self._spread(mean.size, count, turn.draws)
-            turn.statistic = turn.measure.statistic(_statistics(loss, mean, spread))
+            found = _statistics(loss, mean, spread, turn.measure.measures)
+            turn.statistic = turn.measure.statistic(found)
         return Estimate(mean, loss)
 
     @property
@@ -96,15 +97,15 @@ class Noisy(Estimator):
         """Var_i(g_ij) of ``count`` examples: σ²·χ²_{b−1}/(b−1), independent of their mean."""
         if count < 2:
             return np.zeros(dim)
-        spread: Vector = self.sigma**2 * rng.chisquare(count - 1, dim) / (count - 1)
+        spread: Vector = self.sigma * self.sigma * rng.chisquare(count - 1, dim) / (count - 1)
         return spread
 
 
-def _statistics(loss: float, mean: Vector, spread: Vector) -> Statistics:
-    # The noise looks alike in every orthonormal basis, so the first variance is as good as that
-    # along the mean. It is not both at once, but no test asks for both.
-    along = squared_norm(mean) * float(spread[0])
-    return Statistics(loss, mean, float(spread.sum()), along, spread)
+def _statistics(loss: float, mean: Vector, spread: Vector, what: str | None) -> Statistics:
+    # The noise looks alike in every orthonormal basis, so let the first axis be the mean's.
+    along = squared_norm(mean) * float(spread[0]) if what == "along" else math.nan
+    variances = spread if what == "variances" else None
+    return Statistics(loss, mean, float(spread.sum()), along, variances)
 
 
 noisy = Noisy

@@ -1,5 +1,6 @@
 """The papers' statements as functions, a file for each paper."""
 
+from .adaptive import adagrad_norm_bound
 from .momentum import (
     momentum_contraction,
     momentum_descent,
@@ -32,6 +33,7 @@ from .schedules import (
 __all__ = [
     "METHODS",
     "Tuned",
+    "adagrad_norm_bound",
     "contraction",
     "converse",
     "cube_covering",

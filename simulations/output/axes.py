@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .tables import human_bytes
+from .tables import human_bytes, human_count
 
 Points = list[tuple[float, float]]
 
@@ -76,7 +76,12 @@ def log_axis(
 
 def bytes_axis(label: str, values: Sequence[float]) -> Axis:
     """Make a logarithmic axis over positive numbers of bytes."""
-    return log_axis(label, values, lambda value: re.sub(r"\.0+ ", " ", human_bytes(value)))
+    return log_axis(label, values, lambda value: _short(human_bytes(value)))
+
+
+def samples_axis(values: Sequence[float]) -> Axis:
+    """Make an axis over numbers of samples."""
+    return linear_axis("samples so far", values, lambda value: _short(human_count(value)))
 
 
 def loss_axis(label: str, curves: Sequence[Points], *, log: bool) -> Axis:
@@ -108,6 +113,11 @@ def _ticks(
 ) -> list[tuple[float, str]]:
     first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
     return [(step * k, write(round(step * k, 12))) for k in range(first, last + 1)]
+
+
+def _short(text: str) -> str:
+    """Write ``20 kB`` for ``20.0 kB``, and ``1.5M`` for ``1.50M``."""
+    return re.sub(r"\.0+(?!\d)|(?<=\.\d)0(?!\d)", "", text)
 
 
 def _step(rough: float) -> float:

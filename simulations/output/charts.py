@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 
-from .axes import Axis, Points, bytes_axis, linear_axis, loss_axis, round_axis
+from .axes import (
+    Axis,
+    Points,
+    bytes_axis,
+    linear_axis,
+    log_axis,
+    loss_axis,
+    round_axis,
+    samples_axis,
+)
 from .rows import reference_index
 from .runs import Run
 
@@ -22,6 +32,11 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 16, 12, 46
 _INNER = (_WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM)
 _POINTS = 400
 _LOSSES = {"train_loss": "training loss", "test_loss": "test loss"}
+_ACROSS: dict[str, tuple[Callable[[Sequence[float]], Axis], str]] = {
+    "round": (round_axis, "rounds"),
+    "total_samples": (samples_axis, "samples"),
+    "total_uplink_bytes": (partial(bytes_axis, "uplink bytes so far"), "uplink bytes"),
+}
 
 
 @dataclass(frozen=True)
@@ -55,20 +70,29 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
     """Choose the charts that the runs have numbers for, the most telling first.
 
     Accuracy and loss, each against the uplink bytes and against the rounds; without accuracies
-    the losses alone, on a logarithmic axis.
+    the losses alone, on a logarithmic axis. Runs that differ in their batch sizes are compared at
+    equal samples before that; where a rule changed a size, the sizes are drawn too.
     """
     classified = any(math.isfinite(value) for run in runs for value in run.values("accuracy"))
     loss = "train_loss" if any(run.values("train_loss") for run in runs) else "test_loss"
+    sizes = [set(run.values("batch_size")) for run in runs]
+    measured = ["accuracy", loss] if classified else [loss]
+    shown = [(key, column) for key in measured for column in ("total_uplink_bytes", "round")]
+    if any(len(found) > 1 for found in sizes):
+        shown.insert(0 if runs[1:] else len(shown), ("batch_size", "total_samples"))
+    if any(found != sizes[0] for found in sizes):
+        shown.insert(0, (measured[0] if classified else "test_loss", "total_samples"))
+        if classified:
+            shown.append(("test_loss", "total_samples"))
     indices = colour_indices(runs)
     made = []
-    for key in ("accuracy", loss) if classified else (loss,):
-        for column in ("total_uplink_bytes", "round"):
-            curves = [
-                Curve(run.name, index, _points(run, column, key))
-                for run, index in zip(runs, indices, strict=True)
-            ]
-            if any(math.isfinite(y) for curve in curves for _, y in curve.points):
-                made.append(_panel(key, column, curves, log=not classified))
+    for key, column in shown:
+        curves = [
+            Curve(run.name, index, _points(run, column, key))
+            for run, index in zip(runs, indices, strict=True)
+        ]
+        if any(math.isfinite(y) for curve in curves for _, y in curve.points):
+            made.append(_panel(key, column, curves, log=not classified))
     return made
 
 
@@ -111,21 +135,20 @@ def dash(index: int) -> str:
 
 def _points(run: Run, column: str, key: str) -> Points:
     points = run.curve(column, key)
-    return points if column == "round" else [point for point in points if point[0] > 0]
+    return [point for point in points if point[0] > 0] if column == "total_uplink_bytes" else points
 
 
 def _panel(key: str, column: str, curves: list[Curve], *, log: bool) -> Panel:
     finite = [(x, y) for curve in curves for x, y in curve.points if math.isfinite(y)]
     xs, ys = [x for x, _ in finite], [y for _, y in finite]
-    if column == "round":
-        across, against = round_axis(xs), "rounds"
-    else:
-        across, against = bytes_axis("uplink bytes so far", xs), "uplink bytes"
+    make, against = _ACROSS[column]
     if key == "accuracy":
         up = linear_axis("test accuracy", ys, lambda share: f"{round(100 * share, 6):g} %", most=1)
+    elif key == "batch_size":
+        up = log_axis("batch size", ys)
     else:
         up = loss_axis(_LOSSES[key], [curve.points for curve in curves], log=log)
-    return Panel(f"{up.label.capitalize()} against {against}", across, up, curves)
+    return Panel(f"{up.label.capitalize()} against {against}", make(xs), up, curves)
 
 
 def _thinned(points: Points) -> Points:

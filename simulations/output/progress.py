@@ -114,6 +114,7 @@ class Progress:
         if not self._running:
             raise RuntimeError("update needs start first")
         self._record, self._stopped = record, stopped
+        self._seen = number(record, "total_samples") or 0
         if self._first is None:
             self._first = (self._share(), self._clock())
         for key in self._shown:
@@ -121,7 +122,7 @@ class Progress:
             if value is not None:
                 self._values[key] = value
         if self._live:
-            done, left = self._done(), self._left()
+            done, left = self._done()[-1], self._left()
             room = self._live.room(done, left)
             words = next((each for each in self._words() if len(each) <= room), "")
             self._live.show(self._share(), done, words, left)
@@ -145,18 +146,16 @@ class Progress:
     def _share(self, of: int = 1) -> float:
         """How much of the run is over, as a share of ``of``: by rounds, or by samples if more."""
         share = of * self._round() / self._total
-        if self._samples:
-            share = max(share, of * (number(self._record, "total_samples") or 0) / self._samples)
-        return share
+        return max(share, of * self._seen / self._samples) if self._samples else share
 
-    def _done(self) -> str:
+    def _done(self) -> list[str]:
+        """How far the run is, in rounds and, where they may end it, in samples; or why it ended."""
         if self._stopped:
-            return f"{self._round()}, {self._stopped}"
-        done = f"{self._round()}/{self._total}"
+            return [f"{self._round()}, {self._stopped}"]
+        rounds = f"{self._round()}/{self._total}"
         if self._samples is None:
-            return done
-        samples = number(self._record, "total_samples") or 0
-        return f"{done}  samples {human_count(samples)}/{human_count(self._samples)}"
+            return [rounds]
+        return [rounds, f"samples {human_count(self._seen)}/{human_count(self._samples)}"]
 
     def _due(self) -> bool:
         printed, share, moment = self._printed
@@ -167,10 +166,11 @@ class Progress:
     def _print(self, left: str = "") -> None:
         now = self._clock()
         self._printed = (self._round(), self._share(_STEPS), now)
-        title, time = f"{self._title}: round {self._done()}", human_seconds(now - self._began)
-        words, *briefer = self._words()
+        title = f"{self._title}: round {'  '.join(self._done())}"
+        time, (words, *briefer) = human_seconds(now - self._began), self._words()
         lines = [(title, words, f"{time}{left and ', '}{left}"), (title, briefer[0], time)]
         lines += [(title, brief, "") for brief in (*briefer, "")]
+        lines += [(f"{self._title}: round {self._round()}", "", "")]
         whole = ["  ".join(part for part in line if part) for line in lines]
         width = self._console.width if self._console else len(whole[0])
         fitting = (line for line in whole if len(line) <= width)

@@ -83,6 +83,12 @@ def _results(rows: Sequence[Row], names: Sequence[str]) -> str:
         note += " Accuracy: on the test set, at the last evaluation and at the best one."
     if "missing" in headings:
         note += " Missing: replies lost or refused."
+    if "saturated" in headings:
+        note += " Saturated: replies whose vector was longer than its preset radius."
+    if "average batch" in headings:
+        note += " Average batch: what each client was asked for, over the rounds."
+    if "samples" in headings:
+        note += " Samples: the examples that all the steps were made of."
     shown = table(headings, names, [line[1:] for line in lines], "numbers full")
     return f'{shown}<p class="note soft">{note}</p>'
 

@@ -53,11 +53,7 @@ def human_bytes(count: float) -> str:
 
 def human_count(count: float | None) -> str:
     """Write a number of things with three digits: ``512``, ``30.2k``, ``1.23M``."""
-    if count is None:
-        return _NONE
-    if count < 9_999.5:
-        return f"{count:.0f}"
-    return human_bytes(count).removesuffix("B").replace(" ", "")
+    return _NONE if count is None else human_bytes(count).removesuffix("B").replace(" ", "")
 
 
 def human_batch(size: float | None) -> str:

@@ -1,6 +1,6 @@
 """The papers' experiments, each a folder; ``python -m simulations reproduce NAME``."""
 
-from . import biases, differential, feedback, momentum
+from . import adadagrad, biases, differential, feedback, momentum
 from .base import Cell, Options, Reproduction, Result, Results
 from .runner import check, compute
 
@@ -9,6 +9,7 @@ REPRODUCTIONS = {
     "biases": biases.REPRODUCTION,
     "differential-quantization": differential.REPRODUCTION,
     "feedback": feedback.REPRODUCTION,
+    "adadagrad": adadagrad.REPRODUCTION,
 }
 
 __all__ = [

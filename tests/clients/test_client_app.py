@@ -164,6 +164,14 @@ REFUSED = {
     "unknown feedback": (header(GOOD, feedback="warp()"), "there is no setting 'warp'"),
     "code": (header(GOOD, compressor="__import__('os')"), "there is no setting '__import__'"),
     "impossible setting": (header(GOOD, compressor="top_k(fraction=2)"), "top_k: fraction must be"),
+    "a test that measures nothing": (
+        header(GOOD, measure="constant_batch(size=4)"),
+        "constant_batch measures nothing on the clients",
+    ),
+    "a test for the server": (
+        header(GOOD, measure="cross_client_test(eta=0.5, maximum=8)"),
+        "cross_client_test measures nothing on the clients",
+    ),
     "no round": (header(GOOD, round=None), "round"),
     "no point": ({"header": GOOD["header"]}, "no packet 'point'"),
     "point is text": (GOOD | {"point": "abc"}, "no packet 'point'"),
@@ -206,6 +214,23 @@ def test_a_missing_capability_is_named():
     assert reason == "exact() needs gradient, which NumpyObjective does not offer"
     meta = replace(FULL, estimator=fb.meta(0.1)).to_record()
     assert "needs gradient and hvp" in refusal(ask(app, node(0), "train", meta))
+    app = client_app(lambda _: NumpyObjective(lambda x, b: 0.0, lambda x, b: x, dim=6, size=12))
+    test = fb.norm_test(eta=0.5, maximum=8)
+    measured = replace(FULL, estimator=fb.minibatch(), measure=test, batch_size=4).to_record()
+    assert refusal(ask(app, node(0), "train", measured)) == (
+        f"{test} needs per_example_statistics, which NumpyObjective does not offer"
+    )
+
+
+def test_what_is_measured_travels():
+    """The last of two local steps, through the message. Kills: a statistic that is not reported."""
+    test = fb.local_norm_test(eta=0.5, maximum=8)
+    plan = replace(PLAN, measure=test)
+    header = json.loads(told(ask(client_app(own), node(0), "train", plan.to_record()))["header"])
+    report, _ = respond(PROBLEM.objectives[0], plan, Ledger())
+    assert header["statistic"] == report.statistic > 0 and header["samples"] == 2 * 5
+    plain = json.loads(told(ask(client_app(own), node(0), "train", GOOD))["header"])
+    assert plain | {"statistic": report.statistic} == header and plain["statistic"] is None
 
 
 @pytest.mark.parametrize("failure", [ValueError, ImportError, OSError])

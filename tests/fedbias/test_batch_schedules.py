@@ -125,7 +125,7 @@ def test_schedules_want_nothing_of_the_gradients():
         size, wanted = next_size(rule, 2, Evidence([Reply(1.0, 2, 99.0)], 1.0, 9))
         assert size == {"constant_batch": 4, "linear_batch": 9, "stagewise_batch": 4}[rule.name]
         assert math.isnan(wanted) and rule.measures is None
-        with pytest.raises(NotImplementedError, match=f"{rule.name} measures nothing"):
+        with pytest.raises(ValueError, match=f"{rule.name} measures nothing"):
             rule.statistic(Statistics(0.0, np.ones(2), 1.0))
 
 

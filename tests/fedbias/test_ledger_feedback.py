@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fedbias as fb
+from tests.tools.exactly_once import both_ways, everything
 from tests.tools.quantized import endless
 
 PROBLEM = fb.LeastSquares.random(4, 10, 0, clients=3)
@@ -45,49 +46,6 @@ SETTINGS = {
 }
 
 
-def bits(arrays):
-    return {name: (array.dtype, array.tobytes()) for name, array in arrays.items()}
-
-
-def everything(
-    feedback, optimizer, rounds, *, objectives=PROBLEM.objectives, start=START, **settings
-):
-    """The points, and after every round all of the server's state; at the end, the clients'."""
-    states = []
-    history = fb.run(
-        *(objectives, optimizer, start, rounds),
-        feedback=feedback,
-        on_round=lambda k, state, outcome: states.append(
-            (
-                state.point.tobytes(),
-                bits(state.optimizer),
-                bits(state.memories),
-                dict(state.counts),
-                dict(state.acknowledged),
-                outcome.applied,
-            )
-        ),
-        seed=3,
-        **settings,
-    )
-    assert not any(outcome.refused for outcome in history.outcomes)
-    return states, [bits(memory) for memory in history.memories]
-
-
-def both_ways(gone, feedback, optimizer, rounds, clients=3, **settings):
-    """The run in which the pairs' replies are lost, and the one in which they are not asked."""
-
-    def absent(k):
-        return [client for client in range(clients) if (k, client) in gone]
-
-    def present(k):
-        return [client for client in range(clients) if (k, client) not in gone]
-
-    lossy = everything(feedback, optimizer, rounds, lost=absent, **settings)
-    sparse = everything(feedback, optimizer, rounds, participation=present, **settings)
-    return lossy, sparse
-
-
 @pytest.mark.parametrize(("feedback", "optimizer"), PAIRS)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_a_fifth_of_the_replies_lost(feedback, optimizer, name):
@@ -96,12 +54,13 @@ def test_a_fifth_of_the_replies_lost(feedback, optimizer, name):
     Kills: an error, an h on either side, a momentum, a batch or a count that moves with a reply
     that never came.
     """
-    chosen = FEEDBACKS[feedback], OPTIMIZERS[optimizer]
+    run = PROBLEM.objectives, OPTIMIZERS[optimizer], START, 15
+    chosen = {"feedback": FEEDBACKS[feedback], **SETTINGS[name]}
     gone = {(k, client) for k in range(15) for client in fb.lost(1, k, range(3), 0.2)}
     assert 5 <= len(gone) <= 13
-    lossy, sparse = both_ways(gone, *chosen, 15, **SETTINGS[name])
+    lossy, sparse = both_ways(gone, *run, **chosen)
     assert lossy == sparse
-    assert lossy[0] != everything(*chosen, 15, **SETTINGS[name])[0]
+    assert lossy[0] != everything(*run, **chosen)[0]
     remembered = set(lossy[1][0])
     expected = {
         "none": set(),
@@ -124,9 +83,9 @@ everyone = [(k, client) for k in range(6) for client in range(3)]
 @given(gone=st.sets(st.sampled_from(everyone)))
 def test_whichever_replies_are_lost(feedback, optimizer, gone):
     """Rounds without any reply included."""
-    lossy, sparse = both_ways(
-        gone, FEEDBACKS[feedback], OPTIMIZERS[optimizer], 6, compressor=fb.uniform(3)
-    )
+    run = PROBLEM.objectives, OPTIMIZERS[optimizer], START, 6
+    settings = {"feedback": FEEDBACKS[feedback], "compressor": fb.uniform(3)}
+    lossy, sparse = both_ways(gone, *run, **settings)
     assert lossy == sparse
 
 
@@ -138,9 +97,8 @@ def test_a_preset_schedule_too(memory, method, gone):
     """One client. Kills: a radius of the round in the place of the count's."""
     case = endless(method, 4)
     lossy, sparse = both_ways(
-        *(gone, fb.differential(case.preset, memory), case.method.optimizer, 12, 1),
-        objectives=[case.objective],
-        start=case.start,
+        *(gone, [case.objective], case.method.optimizer, case.start, 12),
+        feedback=fb.differential(case.preset, memory),
         compressor=fb.dithered(6),
     )
     assert lossy == sparse

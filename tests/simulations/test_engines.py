@@ -4,6 +4,7 @@ Ray takes long to start, so one start serves all its cases.
 """
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -103,6 +104,50 @@ CASES = {
         "feedback": "differential(memory=True)",
         "lost": 0.2,
     },
+    "logistic, AdaGrad and the norm test": {
+        "task": "logistic",
+        "dim": 8,
+        "optimizer": "adagrad(step_size=0.3)",
+        "estimator": "minibatch()",
+        "batch_size": "norm_test(eta=0.2, maximum=64)",
+        "decay": "cosine_decay(samples=600, warmup=20)",
+        "compressor": "top_k(fraction=0.5)",
+        "feedback": "error_feedback()",
+        "lost": 0.2,
+    },
+    "least squares, AdaGrad-Norm and clients compared": {
+        "task": "least-squares",
+        "dim": 12,
+        "optimizer": "adagrad_norm(step_size=1.0)",
+        "estimator": "minibatch('reshuffle')",
+        "batch_size": "cross_client_test(eta=0.5, maximum=20)",
+        "compressor": "dithered(bits=3)",
+        "feedback": "ef21()",
+        "weights": "examples",
+        "lost": 0.2,
+    },
+    "logistic, local steps and their norm test": {
+        "task": "logistic",
+        "dim": 8,
+        "optimizer": "heavy_ball(step_size=0.8, beta=0.5)",
+        "estimator": LOCAL,
+        "batch_size": "local_norm_test(eta=0.9, maximum=50)",
+        "decay": "cosine_decay(samples=2000)",
+        "compressor": "sign()",
+        "feedback": "error_feedback()",
+        "fraction": 0.6,
+        "lost": 0.3,
+    },
+    "digits, AdaGrad and the norm test": {
+        "task": "digits",
+        "model": "mlp(hidden=16)",
+        "optimizer": "adagrad(step_size=0.05)",
+        "estimator": "minibatch('reshuffle')",
+        "batch_size": "norm_test(eta=0.4, maximum=128, initial=8)",
+        "compressor": "top_k(fraction=0.2)",
+        "feedback": "error_feedback()",
+        "lost": 0.2,
+    },
     "BatchNorm and Dropout": {
         "task": "tests.tools.normed_task:make_task",
         "optimizer": "polyak(step_size=0.3, momentum=0.3)",
@@ -144,6 +189,7 @@ def by_the_loop(settings):
         compressor=a.compressor,
         feedback=a.feedback,
         batch_size=a.batch_size,
+        decay=a.decay,
         weights=a.weights,
         measure_bias=a.measure_bias,
         seed=a.seed,
@@ -194,11 +240,16 @@ def test_the_loop_and_flower_are_one(case):
             assert (record.train_loss, record.gradient_norm) == (
                 *(outcome.loss, outcome.gradient_norm),
             )
+        assert (record.batch_size, record.samples) == (outcome.batch_size, outcome.samples)
+        wanted = None if math.isnan(outcome.wanted) else outcome.wanted
+        assert record.wanted_batch_size == wanted
         told = outcome.measured and (outcome.measured.bias_square, outcome.measured.gradient_square)
         assert (told or (None, None)) == (record.bias_square, record.gradient_square)
     assert sum(record.gradient_square is not None for record in run.records) == 3
     assert (sum(r.lost for r in run.records) > 3) == (settings.lost > 0)
     state = run.strategy.state
+    assert state.samples == sum(outcome.samples for outcome in loop.outcomes)
+    assert (len(set(loop.batch_sizes)) > 2) == isinstance(settings.batch_size, str)  # it grew
     assert state.optimizer.keys() == loop.optimizer_state.keys()
     for name, array in loop.optimizer_state.items():
         assert state.optimizer[name].tobytes() == array.tobytes()
@@ -269,6 +320,8 @@ def test_lost_is_left_out(case):
     assert [r.lost for r in out.records] == [0] * len(out.records)
     assert [r.uplink_bytes for r in out.records] == [r.uplink_bytes for r in lossy.records]
     assert strategy.state.acknowledged == lossy.strategy.state.acknowledged
+    assert strategy.state.batch_size == lossy.strategy.state.batch_size
+    assert [r.samples for r in out.records] == [r.samples for r in lossy.records]
     for node, context in grid.contexts.items():
         known = strategy.state.acknowledged.get(node - 1, NEVER)
         mine, theirs = (
@@ -318,6 +371,7 @@ def test_ray_gives_the_same_bits(case, ray_runs, tmp_path):
     assert point.tobytes() == loop.points[-1].tobytes()
     there, here = (read_run(folder).rounds for folder in (ray_runs / case, tmp_path))
     exact = ("round", "train_loss", "gradient_norm", "uplink_bytes", "header_bytes")
+    exact += ("batch_size", "samples", "wanted_batch_size")
     counts = ("downlink_bytes", "total_uplink_bytes", "applied", "refused", "lost", "forgotten")
     for mine, theirs in zip(there, here, strict=True):
         assert {key: mine[key] for key in exact + counts} == {

@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from simulations.cell import run_cell
+from simulations.output import read_run
 from simulations.output.toml import to_toml
 from simulations.settings import make_settings, read_preset
 
@@ -38,19 +39,37 @@ def flower(tmp_path):
             os.kill(int(process.name), signal.SIGTERM)
 
 
+# A preset as a file, and options as they are typed: a rule where the table has a number.
+PRESET = {"rounds": 4, "clients": 2, "lost": 0.2}
+RULE = {
+    "rounds": 9,
+    "clients": 2,
+    "estimator": "minibatch()",
+    "batch_size": "norm_test(eta=0.5, maximum=64)",
+    "decay": "cosine_decay(samples=400)",
+    "optimizer": "adagrad(step_size=0.05)",
+    "stop": "until(samples=300)",
+}
+
+
 @pytest.mark.ray
 @pytest.mark.skipif(not Path("/proc").is_dir(), reason="finds the daemon to end through /proc")
-def test_the_preset_on_flowers_runtime_equals_the_inline_engine(tmp_path, flower):
+@pytest.mark.parametrize("given", ["file", "options"])
+def test_flowers_runtime_equals_the_inline_engine(given, tmp_path, flower):
     """Kills: an app that cannot be bundled, a run config that differs from the presets' keys, a
-    client that takes another share of the data than its partition-id says."""
+    client that takes another share of the data than its partition-id says, a rule that Flower
+    takes for a number.
+    """
     if not FLWR.exists():
         pytest.skip("flwr's command is not beside this Python")
-    values = read_preset(ROOT / "simulations/presets/digits.toml")
-    values |= {"rounds": 4, "clients": 2, "lost": 0.2}
-    config = tmp_path / "preset.toml"
-    config.write_text(to_toml(values | {"name": "e2e", "runs": str(tmp_path)}))
+    preset = read_preset(ROOT / "simulations/presets/digits.toml")
+    values = preset | (PRESET if given == "file" else RULE)
+    config = values | {"name": "e2e", "runs": str(tmp_path)}
+    (tmp_path / "preset.toml").write_text(to_toml(config))
+    options = " ".join(line.replace(" = ", "=", 1) for line in to_toml(config).splitlines())
     done = subprocess.run(
-        [FLWR, "run", str(ROOT), "--stream", "--run-config", str(config)],
+        [FLWR, "run", str(ROOT), "--stream", "--run-config"]
+        + [str(tmp_path / "preset.toml") if given == "file" else options],
         env=flower,
         capture_output=True,
         text=True,
@@ -63,3 +82,5 @@ def test_the_preset_on_flowers_runtime_equals_the_inline_engine(tmp_path, flower
     flown, inline = (load_file(tmp_path / name / "model.safetensors") for name in ("e2e", "inline"))
     assert flown.keys() == inline.keys()
     assert all(np.array_equal(flown[name], inline[name]) for name in flown)
+    sizes = [read_run(tmp_path / name).values("batch_size") for name in ("e2e", "inline")]
+    assert sizes[0] == sizes[1] and (len(set(sizes[0])) > 1) == (given == "options")

@@ -36,14 +36,22 @@ class Pipe(io.StringIO):
         super().flush()
 
 
-def follow(record: Make, rounds: int, pace: float, first: int = 0, total: int = 0) -> list[str]:
+def follow(
+    record: Make,
+    rounds: int,
+    pace: float,
+    first: int = 0,
+    total: int = 0,
+    stopped: str | None = None,
+    **shown: Any,
+) -> list[str]:
     """Run some rounds of `pace` seconds each into a pipe and give the lines."""
     stream, clock = Pipe(), Clock()
     with Progress(stream=stream, clock=clock) as progress:
-        progress.start(total or rounds, "digits")
+        progress.start(total or rounds, "digits", **shown)
         for k in range(first, rounds + 1):
             clock.now += pace
-            progress.update(record(k))
+            progress.update(record(k), stopped if k == rounds else None)
     lines = stream.getvalue().splitlines()
     assert stream.flushes >= len(lines)
     assert not any(code in stream.getvalue() for code in ("\x1b", "\r", "\b"))
@@ -77,6 +85,58 @@ def test_a_line_by_hand(record: Make) -> None:
     assert lines[1] == (
         "digits: round 1/4  loss 1  accuracy 55.00 %  uplink 100 B  8.0 s, 12 s left"
     )
+
+
+def growing(record: Make) -> Make:
+    """Make records of rounds with batches of 2, 4, 8, … on ten clients."""
+    return lambda k: record(
+        k, batch_size=2**k if k else None, total_samples=10 * (2 ** (k + 1) - 2)
+    )
+
+
+def test_a_run_of_so_many_samples_counts_them(record: Make) -> None:
+    """Round 3 ends at 140 of 620 samples; the last 120 of them took 8 s.
+
+    Kills: the share, or the time left, by rounds that nobody will see.
+    """
+    lines = follow(growing(record), 5, pace=4.0, first=1, total=400, samples=620, batches=True)
+    assert "round 1/400  samples 20/620  loss 1  accuracy 55.00 %  batch 2  uplink" in lines[0]
+    assert lines[1] == (
+        "digits: round 3/400  samples 140/620  loss 0.5  accuracy 77.50 %  batch 8  uplink 300 B  "
+        "12 s, 32 s left"
+    )
+    assert "round 5/400  samples 620/620" in lines[-1] and lines[-1].endswith("  20 s")
+
+
+def test_the_rounds_may_end_first(record: Make) -> None:
+    """One round of two is half, whatever the samples. Kills: the share by samples alone."""
+    lines = follow(growing(record), 2, pace=4.0, samples=1e6)
+    assert "samples 20/1.00M" in lines[1] and lines[1].endswith("8.0 s, 4.0 s left")
+
+
+def test_a_batch_size_is_shown_where_a_rule_chooses_it(record: Make) -> None:
+    """Kills: `batch 32` in every line of a run whose size is a setting."""
+    (*_, last) = follow(growing(record), 3, pace=1.0, batches=True)
+    assert "  accuracy 77.50 %  batch 8  uplink 300 B  " in last
+    assert not any("batch" in line for line in follow(growing(record), 3, pace=1.0))
+
+
+def test_a_run_that_reached_its_goal_looks_finished(record: Make) -> None:
+    """Kills: `round 3/400` at the end, and a time left."""
+    lines = follow(record, 3, pace=0.1, total=400, stopped="loss 0.5 reached 0.7")
+    assert shown_rounds(lines[:-1]) == [0]
+    assert lines[-1] == (
+        "digits: round 3, loss 0.5 reached 0.7  loss 0.5  accuracy 77.50 %  uplink 300 B  0.4 s"
+    )
+
+
+def test_without_accuracies_the_test_loss_is_shown(record: Make) -> None:
+    """Kills: a distance to the minimum that rounds.jsonl alone knows."""
+    stream = Pipe()
+    with Progress(stream=stream) as progress:
+        progress.start(1, "least squares")
+        progress.update(record(1, accuracy=None))
+    assert "round 1/1  loss 1  test loss 1.05  uplink 100 B" in stream.getvalue()
 
 
 def test_the_time_left_of_a_resumed_run_counts_only_its_own_rounds(record: Make) -> None:
@@ -145,6 +205,34 @@ def test_the_last_line_fits_a_narrow_terminal(
         "[2/6] Top-2 %, error feedback, seed 4: round 4/4  accuracy 82.00 %  uplink 400 B",
     ]
     assert "[2/6] Top-2 %, erro…" in text  # beside the live bar: a quarter of the width
+
+
+def test_the_live_line_shows_what_fits(
+    record: Make, terminal: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kills: words cut by an ellipsis, a line that wraps, a last line longer than the terminal."""
+    texts = {}
+    for width in (60, 80, 100, 160):
+        monkeypatch.setenv("COLUMNS", str(width))
+        terminal.seek(0)
+        terminal.truncate()
+        with Progress(stream=terminal) as progress:
+            progress.start(9, "a name as long as this", samples=620, batches=True)
+            progress.update(growing(record)(4))
+            progress.update(growing(record)(5), "samples 620 reached 620")
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+        lines = texts[width] = [line.rstrip() for line in re.split(r"[\r\n]+", text) if line]
+        assert max(map(len, lines)) <= width, width
+        assert not any("…" in line[width // 4 :] for line in lines)
+    full = "loss 0.3333  accuracy 85.00 %  batch 32  uplink 500 B"
+    assert texts[160][-1] == (
+        f"a name as long as this: round 5, samples 620 reached 620  {full}  0.0 s"
+    )
+    assert full in "".join(texts[160][:-1])
+    assert texts[80][-1] == (
+        "a name as long as this: round 5, samples 620 reached 620  accuracy 85.00 %"
+    )
+    assert texts[60][-1] == "a name as long as this: round 5, samples 620 reached 620"
 
 
 def test_warnings_stand_above_the_live_line(

@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 
-from simulations.output.axes import bytes_axis, linear_axis, log_axis, loss_axis, round_axis
+from simulations.output.axes import (
+    bytes_axis,
+    linear_axis,
+    log_axis,
+    loss_axis,
+    round_axis,
+    samples_axis,
+)
 from simulations.output.bias import bias_panel
 from simulations.output.charts import DARK, LIGHT, colour_indices, panels
 from simulations.output.report import summary, write_picture, write_report
@@ -167,6 +174,8 @@ def test_axes_by_hand() -> None:
     assert [text for _, text in log_axis("", [1e-12, 1]).ticks] == [
         "10⁻¹²", "10⁻¹⁰", "10⁻⁸", "10⁻⁶", "10⁻⁴", "0.01", "1"
     ]  # fmt: skip
+    assert [text for _, text in samples_axis([0, 6e4]).ticks] == ["0", "20k", "40k", "60k"]
+    assert [text for _, text in samples_axis([0, 1.5e6]).ticks] == ["0", "500k", "1M", "1.5M"]
     assert linear_axis("", [0.2, 0.999], most=1.0).high == 1.0
 
 
@@ -197,6 +206,80 @@ def test_the_picture_is_a_png_of_the_promised_size(tmp_path: Path, six_runs: lis
 def test_no_runs_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one run"):
         write_report([], tmp_path / "report.html")
+
+
+# Batch sizes --------------------------------------------------------------------------------------
+
+
+def batched(run: Run, setting: int | str, sizes: list[int]) -> Run:
+    """Give a run the batch sizes of its rounds, each client's of ten."""
+    records, seen = [run.rounds[0] | {"batch_size": None, "total_samples": 0}], 0
+    for record, size in zip(run.rounds[1:], sizes, strict=False):
+        seen += 10 * size
+        records.append(record | {"batch_size": size, "total_samples": seen})
+    return replace(run, rounds=records, settings={**run.settings, "batch_size": setting})
+
+
+def titles(runs: list[Run]) -> list[str]:
+    return [panel.title for panel in panels(runs)]
+
+
+BYTES_AND_ROUNDS = [
+    f"{what} against {column}"
+    for what in ("Test accuracy", "Training loss")
+    for column in ("uplink bytes", "rounds")
+]
+
+
+def test_runs_that_differ_in_batch_size_are_compared_at_equal_samples(six_runs: list[Run]) -> None:
+    """Kills: adaptive batches against the rounds first, of which they need the fewest."""
+    grown = batched(six_runs[0], "norm_test(eta=0.5, maximum=64)", [2**k for k in range(1, 7)])
+    small, large = (
+        batched(run, size, [size] * 6) for run, size in zip(six_runs, (2, 64), strict=False)
+    )
+    alike = batched(six_runs[1], 2, [2] * 6)
+    assert titles([small, alike]) == titles(six_runs) == BYTES_AND_ROUNDS
+    samples = ["Test accuracy against samples", *BYTES_AND_ROUNDS, "Test loss against samples"]
+    assert titles([small, large]) == samples
+    assert titles([grown, small, large]) == [
+        samples[0], "Batch size against samples", *samples[1:]
+    ]  # fmt: skip
+    assert titles([grown]) == [*BYTES_AND_ROUNDS, "Batch size against samples"]
+
+
+def test_the_curve_of_the_batch_sizes_by_hand(six_runs: list[Run]) -> None:
+    """b against the samples that were seen with it. Kills: the round before; a mean so far."""
+    grown = batched(six_runs[0], "norm_test(eta=0.5, maximum=64)", [2, 2, 6])
+    flat = batched(six_runs[1], 4, [4, 4])
+    panel = next(panel for panel in panels([grown, flat]) if "Batch" in panel.title)
+    assert [curve.points for curve in panel.curves] == [
+        [(20, 2), (40, 2), (100, 6)], [(40, 4), (80, 4)]
+    ]  # fmt: skip
+    assert panel.up.log and not panel.across.log
+    assert [text for _, text in panel.across.ticks] == ["20", "40", "60", "80", "100"]
+
+
+def test_a_theory_problem_is_compared_at_equal_samples_too(theory_run: Run) -> None:
+    """By its distance to the minimum, not by the noise of its batches."""
+    known = [record | {"test_loss": 0.5 ** record["round"]} for record in theory_run.rounds]
+    run = replace(theory_run, rounds=known)
+    assert titles([batched(run, size, [size] * 9) for size in (2, 8)]) == [
+        "Test loss against samples",
+        "Training loss against uplink bytes",
+        "Training loss against rounds",
+    ]
+
+
+def test_the_report_explains_its_batches(tmp_path: Path, six_runs: list[Run]) -> None:
+    """Kills: two columns that nobody can read."""
+    grown = batched(six_runs[0], "norm_test(eta=0.5, maximum=64)", [2, 2, 8])
+    saturated = replace(grown, rounds=[*grown.rounds, grown.rounds[-1] | {"saturated": 3}])
+    text, page = report([saturated], tmp_path)
+    assert page.tags["figure"] == 5
+    for word in ("<td>120</td>", "<td>5</td>", "Average batch: ", "Samples: ", "Saturated: "):
+        assert word in text, word
+    plain, _ = report(six_runs, tmp_path)
+    assert not any(word in plain for word in ("verage batch", "Samples: ", "aturated"))
 
 
 # Bias ---------------------------------------------------------------------------------------------

@@ -28,6 +28,11 @@ CONFIG = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["fl
 ]
 NUMBERS = {key: field.annotation for key, field in Settings.model_fields.items()}
 LOCAL = "local_steps(count=2, step_size=0.1, inner={})"
+SIZES = (
+    "a whole number >= 0, or a rule: augmented_test, constant_batch, coordinate_test, "
+    "cross_client_test, inner_product_test, linear_batch, local_norm_test, norm_test, "
+    "stagewise_batch"
+)
 # field → a value out of range and what the sentence says is allowed
 BAD = {
     "task": (7, "must be text"),
@@ -47,6 +52,10 @@ BAD = {
         "error_feedback: radius must be like None or preset_radius(",
     ),
     "optimizer": ("heavy_ball(step_size=0.1, beta=2)", "heavy_ball: beta must be a number > 0"),
+    "decay": (
+        "cosine_decay(samples=0)",
+        "cosine_decay: samples must be a whole number >= 1, not 0",
+    ),
     "weights": ("by_examples", "must be 'uniform' or 'examples'"),
     "minimum_replies": (0, "must be a whole number >= 1"),
     "stop": ("until(accuracy=95)", "until: accuracy must be a number > 0 and <= 1, not 95"),
@@ -158,6 +167,12 @@ def test_an_unknown_key_is_refused_with_a_suggestion(key, hint):
         ("model", "resnet", "; did you mean resnet18? "),
         ("partition", "", " (allowed: contiguous(), dirichlet(alpha), iid(), natural())"),
         ("stop", "accuracy>0.9", " (allowed: until(accuracy, loss, gradient_norm, "),
+        ("decay", "cosine(samples=9)", "; did you mean cosine_decay? (allowed: cosine_decay(samp"),
+        ("batch_size", "normtest(0.5, 64)", f"; did you mean norm_test? (allowed: {SIZES})"),
+        ("batch_size", "top_k(0.1)", f" (allowed: {SIZES})"),
+        ("batch_size", "8", f" (allowed: {SIZES})"),
+        ("batch_size", "2.5", f" (allowed: {SIZES})"),
+        ("batch_size", "", f" (allowed: {SIZES})"),
     ],
 )
 def test_an_unknown_name_is_refused_with_the_allowed_ones(key, value, hint):
@@ -176,6 +191,16 @@ def test_an_unknown_name_is_refused_with_the_allowed_ones(key, value, hint):
         ("compressor", "top_k(fraction=2)", "top_k: fraction must be a number > 0 and <= 1, not 2"),
         ("estimator", LOCAL.format("sign()"), "local_steps: inner must be like exact(), not sign"),
         ("estimator", LOCAL.format("exactly()"), "there is no setting 'exactly'"),
+        (
+            "batch_size",
+            "norm_test(0.5)",
+            "norm_test needs (eta, maximum) and takes (eta, maximum, ",
+        ),
+        ("batch_size", "norm_test(0.5, 8, 9)", "norm_test: maximum must be a whole number >= 9, n"),
+        ("batch_size", "norm_test(0.5, 8, 1)", "norm_test: initial must be a whole number >= 2, n"),
+        ("batch_size", "norm_test(0.0, 8)", "norm_test: eta must be a number > 0, not 0.0"),
+        ("batch_size", "constant_batch(0)", "constant_batch: size must be a whole number >= 1, n"),
+        ("stop", "until(samples=-1)", "until: samples must be a number >= 0, not -1"),
     ],
 )
 def test_what_is_wrong_inside_a_setting_is_said_once(key, value, problem):
@@ -200,6 +225,61 @@ def test_a_batch_size_needs_an_estimator_that_draws():
     for estimator in ("minibatch()", LOCAL.format("minibatch()"), "clipped(1.0, minibatch())"):
         assert make_settings({"batch_size": 32, "estimator": estimator}).algorithm().batch_size
     assert make_settings({"batch_size": 0}).algorithm().batch_size is None
+
+
+@pytest.mark.parametrize("value", [-3, 2.5, True, math.nan, None], ids=repr)
+def test_a_batch_size_is_a_number_or_a_rule(value):
+    """Kills: a sentence for each of the two types; signatures that fill the screen; True for 1."""
+    assert refusal({"batch_size": value}) == f"x.toml: batch_size = {value!r}: must be {SIZES}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"estimator": "exact()"}, "batch_size = {} has no meaning for exact(), which uses all "),
+        (
+            {"estimator": "clipped(1.0, minibatch())"},
+            "norm_test measures the examples of a plain batch, not of clipped(radius=1.0, inner=",
+        ),
+        (
+            {"estimator": LOCAL.format("minibatch()")},
+            "norm_test measures the examples of a plain batch, not of local_steps(count=2, step_",
+        ),
+        (
+            {"batch_size": "linear_batch(2, 8, 99)", "estimator": "exact()"},
+            "batch_size = linear_batch(initial=2, maximum=8, samples=99) has no meaning for exac",
+        ),
+        (
+            {"decay": "cosine_decay(99)", "feedback": "differential()"},
+            "differential() counts on a constant step size: use no_decay(), or ef21()",
+        ),
+    ],
+)
+def test_a_rule_fits_what_the_clients_compute(changes, sentence):
+    """Kills: a rule that is ignored; the core's name for itself before the sentence."""
+    rule = "norm_test(eta=0.5, maximum=64)"
+    values = {"batch_size": rule, "estimator": "minibatch()"} | changes
+    assert refusal(values).startswith(f"x.toml: {sentence.format(rule)}")
+
+
+@pytest.mark.parametrize(
+    ("asked", "fits"),
+    [
+        ({"clients": 1}, False),
+        ({"clients": 2}, True),
+        ({"clients": 10, "fraction": 0.1}, False),
+        ({"clients": 10, "fraction": 0.15}, True),  # round(1.5) = 2
+        ({"clients": 10, "fraction": 0.1, "minimum_replies": 2}, True),
+    ],
+)
+def test_clients_are_compared_where_a_round_has_two(asked, fits):
+    """Kills: a test that never sees two replies, and keeps the first size to the end."""
+    values = {"batch_size": "cross_client_test(0.5, 64)", "estimator": "minibatch()"} | asked
+    if fits:
+        assert make_settings(values).batching == fb.cross_client_test(eta=0.5, maximum=64)
+    else:
+        sentence = "compares the clients of a round, and here it has one: set clients or fraction "
+        assert sentence in refusal(values)
 
 
 def test_no_more_replies_are_needed_than_there_are_clients():
@@ -231,6 +311,7 @@ def test_the_algorithm_is_what_the_settings_say():
     """Kills: a field that does not reach the algorithm."""
     spelled = {
         "optimizer": fb.polyak(0.25, 0.5),
+        "decay": fb.cosine_decay(samples=1000),
         "estimator": fb.local_steps(3, 0.1),
         "compressor": fb.uniform(bits=3),
         "feedback": fb.error_feedback(),
@@ -238,6 +319,9 @@ def test_the_algorithm_is_what_the_settings_say():
     plain = {"batch_size": 4, "weights": "examples", "minimum_replies": 2, "seed": 9}
     made = make_settings({key: repr(value) for key, value in spelled.items()} | plain).algorithm()
     assert {key: getattr(made, key) for key in (*spelled, *plain)} == spelled | plain
+    rule = fb.local_norm_test(eta=0.5, maximum=64, initial=4)
+    values = {"estimator": "local_steps(3, 0.1)", "batch_size": repr(rule)}
+    assert make_settings(values).algorithm().batch_size == rule
 
 
 # Files ------------------------------------------------------------------------------------------
@@ -316,6 +400,8 @@ def test_a_preset_that_cannot_be_read(tmp_path, content, says):
         ("fraction", "0.5", 0.5), ("fraction", "1", 1.0), ("fraction", "half", "half"),
         ("cohort", "true", True), ("cohort", "False", False), ("cohort", "yes", "yes"),
         ("task", "12", "12"), ("weights", "examples", "examples"), ("seed", "-1", -1),
+        ("batch_size", "8", 8), ("batch_size", "-3", -3), ("batch_size", "2.5", "2.5"),
+        ("batch_size", "norm_test(0.5, 64)", "norm_test(0.5, 64)"), ("batch_size", "²", "²"),
     ],
 )  # fmt: skip
 def test_an_option_is_read_as_its_fields_type_or_left_for_the_settings(field, text, value):

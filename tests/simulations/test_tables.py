@@ -13,7 +13,9 @@ from simulations.output.printing import print_table
 from simulations.output.rows import comparison_table
 from simulations.output.runs import Run
 from simulations.output.tables import (
+    human_batch,
     human_bytes,
+    human_count,
     human_ratio,
     human_seconds,
     text_table,
@@ -46,6 +48,20 @@ def run_that_sent(record: Make, name: str, compressor: str, sent: int) -> Run:
 )
 def test_bytes_have_three_digits_and_decimal_units(count: int, text: str) -> None:
     assert human_bytes(count) == text
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0"), (999, "999"), (1000, "1.00k"), (30_240, "30.2k"), (6e6, "6.00M"), (None, "-")],
+)
+def test_counts_have_three_digits(count: float | None, text: str) -> None:
+    """Kills: «6000000», «6.00MB»."""
+    assert human_count(count) == text
+
+
+def test_average_batches() -> None:
+    """Kills: «32.0» for a size that never changed."""
+    assert [human_batch(size) for size in (32, 2.25, 17.96, None)] == ["32", "2.2", "18", "-"]
 
 
 @pytest.mark.parametrize(
@@ -118,6 +134,49 @@ def test_columns_that_say_nothing_are_left_out(theory_run: Run, six_runs: list[R
     ]  # fmt: skip
 
 
+def batched(record: Make, name: str, setting: int | str, sizes: list[int | None]) -> Run:
+    """Make a run of ten clients whose batches had these sizes; None is all of 50 examples."""
+    seen, records = 0, [record(0, total_samples=0, batch_size=None)]
+    for k, size in enumerate(sizes, start=1):
+        seen += 10 * (size or 50)
+        records.append(record(k, total_samples=seen, batch_size=size))
+    return Run(name, {"batch_size": setting}, records)
+
+
+def test_average_batch_and_samples_by_hand(record: Make) -> None:
+    """(2 + 4 + 12)/3; round 0 has no batch. Kills: the last size; a mean with the start in it."""
+    (row,) = comparison_table([batched(record, "a", "norm_test(eta=0.5, maximum=12)", [2, 4, 12])])
+    assert (row.average_batch, row.samples, row.ruled) == (6, 180, True)
+    headings, line = text_table([row])
+    assert line[headings.index("average batch")] == "6"
+    assert line[headings.index("samples")] == "180"
+
+
+def test_batch_and_samples_are_shown_where_they_say_something(record: Make) -> None:
+    """Kills: two columns of the same number; a comparison that hides who saw more."""
+    same, more, other = (batched(record, "x", size, [size] * 2) for size in (4, 8, 4))
+    whole = batched(record, "x", 0, [None, None])
+    rule = batched(record, "x", "norm_test(eta=0.5, maximum=12)", [4, 4])  # it never failed
+
+    def shown(*runs: Run) -> list[str]:
+        headings = text_table(comparison_table(runs))[0]
+        return [heading for heading in headings if heading in ("average batch", "samples")]
+
+    assert shown(same) == shown(whole) == shown(same, other) == []
+    both = ["average batch", "samples"]
+    assert shown(rule) == shown(same, rule) == shown(same, more) == shown(same, whole) == both
+    assert shown(same, batched(record, "x", 4, [4])) == ["samples"]
+    headings, *lines = text_table(comparison_table([same, whole]))
+    assert [line[headings.index("average batch")] for line in lines] == ["4", "-"]
+
+
+def test_saturated_replies_are_counted(record: Make) -> None:
+    """Kills: preset ranges that were too small, known to rounds.jsonl alone."""
+    run = Run("x", {}, [record(0), record(1, saturated=2), record(2, saturated=1)])
+    headings, line = text_table(comparison_table([run]))
+    assert line[headings.index("saturated")] == "3" and "missing" not in headings
+
+
 def test_a_run_without_rounds_has_a_row() -> None:
     assert text_table(comparison_table([Run("empty")]))[1] == ["empty", "-", "0 B", "0", "-"]
 
@@ -133,13 +192,16 @@ def test_plain_tables_are_aligned_and_have_no_escape_codes(
 
 
 @pytest.mark.parametrize(
-    ("width", "missing", "spread"),
+    ("width", "missing", "spread", "batch"),
     [
-        (104, "", None),
-        (80, "best time", None),
-        (60, "best time rounds uplink", None),
-        (112, "", 0.0125),
-        (90, "best time", 0.0125),
+        (104, "", None, None),
+        (80, "best time", None, None),
+        (60, "best time rounds uplink", None, None),
+        (112, "", 0.0125, None),
+        (90, "best time", 0.0125, None),
+        (128, "", None, 17.4),
+        (80, "best time samples rounds", None, 17.4),
+        (60, "best time samples rounds average uplink", None, 17.4),
     ],
 )
 def test_a_narrow_terminal_shows_every_number_whole(
@@ -149,17 +211,19 @@ def test_a_narrow_terminal_shows_every_number_whole(
     width: int,
     missing: str,
     spread: float | None,
+    batch: float | None,
 ) -> None:
     """Kills: «accura…», numbers broken in two, lines longer than the terminal."""
     monkeypatch.setenv("COLUMNS", str(width))
     rows = comparison_table(six_runs)
     rows = [replace(row, loss_spread=spread, accuracy_spread=spread) for row in rows]
+    rows = [replace(row, average_batch=batch, samples=6e4, ruled=bool(batch)) for row in rows]
     print_table(rows, terminal)
     text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
     assert "…" not in text and max(map(len, text.splitlines())) <= width
     for column in zip(*text_table(rows), strict=True):
         shown = set(column[0].split()) <= set(text.split())
-        assert shown == (column[0] not in missing.split()), column[0]
+        assert shown == (column[0].split()[0] not in missing.split()), column[0]
         assert not shown or column[0] == "run" or all(cell in text for cell in column[1:])
     assert {word for row in rows for word in row.name.split()} <= set(text.split())
 

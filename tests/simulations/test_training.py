@@ -11,7 +11,7 @@ import fedbias as fb
 from clients import client_app
 from simulations import InlineGrid, SettingsError, make_settings, make_task, training
 from simulations.output import RunFolder, read_run
-from simulations.training import client_app_for, objective_of, strategy_for, train
+from simulations.training import client_app_for, objective_of, show, strategy_for, train
 from strategies import load_checkpoint
 
 BASE = {
@@ -96,6 +96,28 @@ def test_interrupted_and_resumed_is_uninterrupted(after, tmp_path):
 
 
 @pytest.mark.usefixtures("often")
+def test_a_resumed_run_goes_on_with_its_batch_size(tmp_path):
+    """Kills: a size, or the samples that a goal, a decay and a schedule count, not resumed."""
+    settings = settings_with(
+        estimator="minibatch()",
+        batch_size="norm_test(eta=0.5, maximum=16)",
+        optimizer="adagrad(step_size=0.3)",
+        decay="cosine_decay(samples=1000)",
+        stop="until(samples=300)",
+        rounds=50,
+    )
+    whole, broken = RunFolder(tmp_path / "whole"), RunFolder(tmp_path / "broken")
+    done = go(settings, whole)
+    with pytest.raises(Interrupted):
+        go(settings, broken, after=4)
+    again = go(settings, broken, resume=True)
+    assert records(broken) == records(whole) and again.stopped == done.stopped
+    sizes = [record["batch_size"] for record in records(whole)[1:]]
+    assert sizes[0] == 2 and 2 < sizes[3] < sizes[-1] and sizes == sorted(sizes)
+    assert again.state.point.tobytes() == done.state.point.tobytes()
+
+
+@pytest.mark.usefixtures("often")
 def test_more_rounds_may_follow(tmp_path):
     """The same run, longer. Kills: a run that begins anew, or refuses to go on."""
     go(settings_with(rounds=8), RunFolder(tmp_path / "long"))
@@ -162,6 +184,46 @@ def test_central_evaluation_every_so_often(every, evaluated, tmp_path):
     assert found == evaluated
 
 
+def test_a_run_that_its_samples_end_is_evaluated_at_the_end(tmp_path):
+    """16 samples a round from 4 clients: over after round 4. Kills: the accuracy of rounds ago."""
+    folder = RunFolder(tmp_path)
+    changes = {"estimator": "minibatch()", "batch_size": 4, "lost": 0, "evaluate_every": 3}
+    go(settings_with(**changes, stop="until(samples=60)"), folder)
+    found = [r["round"] for r in records(folder) if r["test_loss"] is not None]
+    assert found == [0, 3, 4] and records(folder)[-1]["total_samples"] == 64
+
+
+class Display:
+    """Keeps what it is given."""
+
+    def start(self, *given, **named):
+        self.started = given, named
+
+    def update(self, record, stopped):
+        self.last = record["round"], stopped
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "stop", "shown"),
+    [
+        (4, "until()", {"samples": None, "batches": False}),
+        ("norm_test(0.5, 8)", "until(samples=60)", {"samples": 60, "batches": True}),
+    ],
+)
+def test_progress_shows_what_decides_the_run(tmp_path, batch_size, stop, shown):
+    """Kills: a rule whose sizes nobody sees; a goal that the progress never hears of."""
+    settings = settings_with(
+        estimator="minibatch()", batch_size=batch_size, stop=stop, optimizer="adagrad(0.1)"
+    )
+    display, folder = Display(), RunFolder(tmp_path)
+    show(display, settings, "a name")
+    assert display.started == ((8, "a name"), shown)
+    grid = InlineGrid(client_app_for(settings), settings.clients)
+    strategy = train(settings, grid, folder, display)
+    assert display.last == (strategy.state.round, strategy.stopped)
+    assert (strategy.stopped is None) == (stop == "until()")
+
+
 def test_evaluation_is_the_gap(tmp_path):
     """f(x) − f* at every x, by the problem itself. Kills: the loss of the model before."""
     settings, folder = settings_with(rounds=3, lost=0), RunFolder(tmp_path)
@@ -180,12 +242,14 @@ def test_every_setting_reaches_the_strategy():
         minimum_replies=2,
         stop="until(accuracy=0.9)",
         client_evaluation_every=3,
+        decay="cosine_decay(samples=100)",
         patience=7,
     )
     strategy = strategy_for(settings)
     assert strategy.algorithm == settings.algorithm()
     assert strategy.algorithm.optimizer == fb.heavy_ball(0.4, 0.3)
     assert strategy.algorithm.compressor == fb.top_k(0.25)
+    assert strategy.algorithm.decay == fb.cosine_decay(samples=100)
     assert strategy.algorithm.feedback == fb.error_feedback()
     assert (strategy.algorithm.batch_size, strategy.algorithm.seed) == (5, 5)
     assert (strategy.algorithm.weights, strategy.algorithm.minimum_replies) == ("examples", 2)

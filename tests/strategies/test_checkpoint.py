@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import fedbias as fb
@@ -25,6 +26,8 @@ FULL = Checkpoint(
         counts={0: 4, 12: 0},
         memories={0: ODD * 3, 12: -ODD},
         enrolled={0: 5, 12: 2**40, 3: 1},
+        batch_size=37,
+        samples=2**70,
         buffers=np.float32([1, 2]) / 3,
     ),
     total_uplink_bytes=2**40,
@@ -50,6 +53,8 @@ def same(one, other):
     same_vectors(one.state.memories, other.state.memories)
     assert one.state.counts == other.state.counts
     assert one.state.enrolled == other.state.enrolled
+    assert one.state.batch_size == other.state.batch_size
+    assert one.state.samples == other.state.samples
     assert (one.state.buffers is None) == (other.state.buffers is None)
     if one.state.buffers is not None:
         same_vectors({"b": one.state.buffers}, {"b": other.state.buffers})
@@ -68,6 +73,19 @@ def test_there_and_back(whole, tmp_path):
     save_checkpoint(path, load_checkpoint(path))
     same(load_checkpoint(path), whole)
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_a_file_from_before_there_were_batch_sizes(tmp_path):
+    """Loads, and goes on with the constant that it was run with. Kills: a KeyError."""
+    path = tmp_path / "checkpoint.safetensors"
+    save_checkpoint(path, FULL)
+    with safe_open(path, framework="numpy") as file:
+        header = json.loads(file.metadata()["fedbias"])
+    assert header.pop("batch_size") == 37 and header.pop("samples") == 2**70
+    save_file(load_file(path), path, metadata={"fedbias": json.dumps(header)})
+    found = load_checkpoint(path)
+    assert found.state.batch_size is None and found.state.samples == 0
+    same(replace(found, state=replace(found.state, batch_size=37, samples=2**70)), FULL)
 
 
 def test_views_are_saved_as_they_look(tmp_path):
@@ -172,10 +190,10 @@ def is_lost(round, client):
 class Run:
     """One process's life: a grid with its clients' contexts, and what they remember."""
 
-    def __init__(self, optimizer, feedback=fb.error_feedback()):
+    def __init__(self, optimizer, feedback=fb.error_feedback(), **changes):
         self.inline = InlineGrid(app_of(PROBLEM.objectives), 4)
         self.grid = LossyGrid(self.inline, is_lost)
-        settings = {**SETTINGS, "feedback": feedback, "seed": SEED}
+        settings = {**SETTINGS, "feedback": feedback, "seed": SEED, **changes}
         self.strategy = FedBias(optimizer, **settings, minimum_clients=4, fraction=0.8)
 
     def go(self, rounds, resume=None):
@@ -228,6 +246,45 @@ def test_interrupted_and_resumed_is_uninterrupted(optimizer, feedback, after, tm
     assert any("local_steps.momentum" in name for name in arrays)
     final = resumed.run.result.arrays["w"].numpy()
     assert final.tobytes() == whole.run.result.arrays["w"].numpy().tobytes()
+
+
+GROWING = {
+    "norm test": {
+        "estimator": fb.minibatch("reshuffle"),
+        "batch_size": fb.norm_test(eta=0.8, maximum=14),
+        "decay": fb.cosine_decay(samples=300),
+    },
+    "clients compared": {
+        "estimator": fb.minibatch(),
+        "batch_size": fb.cross_client_test(eta=0.5, maximum=14),
+    },
+    "local": {"batch_size": fb.local_norm_test(eta=0.9, maximum=14)},
+    "linear": {"batch_size": fb.linear_batch(2, 14, 150)},
+}
+
+
+@pytest.mark.parametrize("name", GROWING)
+@pytest.mark.parametrize("after", [1, 4, 8])
+def test_sizes_go_on_where_they_were(name, after, tmp_path):
+    """With lost replies, AdaGrad-Norm and a decaying step: records, points, sizes and samples.
+
+    Kills: a size that begins again, samples that count from the interruption.
+    """
+    settings = {"optimizer": fb.adagrad_norm(1.0), **GROWING[name]}
+    whole, path = Run(**settings).go(ROUNDS), tmp_path / "checkpoint.safetensors"
+    Run(**settings).go(after).keep(path)
+    found, resumed = load_checkpoint(path), Run(**settings)
+    import_states(resumed.inline.contexts, found.clients, found.meta)
+    resumed.go(ROUNDS, resume=found)
+    records = [record.to_dict() | {"seconds": 0} for record in whole.run.records[1:]]
+    assert [r.to_dict() | {"seconds": 0} for r in resumed.run.records] == records[after:]
+    assert resumed.run.points.tobytes() == whole.run.points[after + 1 :].tobytes()
+    mine, theirs = resumed.strategy.state, whole.strategy.state
+    same_vectors(mine.optimizer, theirs.optimizer)
+    assert (mine.batch_size, mine.samples) == (theirs.batch_size, theirs.samples)
+    assert found.state.batch_size == records[after]["batch_size"]
+    assert found.state.samples == records[after - 1]["total_samples"] > 0
+    assert len({record["batch_size"] for record in records}) > 2
 
 
 class Leaving(InlineGrid):

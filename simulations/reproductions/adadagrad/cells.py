@@ -7,7 +7,6 @@ the batch-size tests do where clients differ; how far compression moves what the
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from ...settings import SettingsError
 from ..base import Cell, Options, Reproduction, Result
 from .draw import draw
 from .notes import notes
-from .probes import PARTITIONS, compression_cell, tests_cell
+from .probes import COMPRESSED, PARTITIONS, compression_cell, tests_cell
 from .runs import EARLY, measured
 from .steps import STEPS, steps_cell
 from .tables import table
@@ -90,7 +89,7 @@ def cells(options: Options) -> dict[str, Cell]:
         made |= {f"{setup.name}-{seed}": Comparison(setup, seed).cell() for seed in SEEDS}
     for partition in PARTITIONS:
         made[f"tests-{partition}"] = tests_cell(partition, options.rounds)
-    for partition in PARTITIONS:
+    for partition in COMPRESSED:
         made[f"compression-{partition}"] = compression_cell(partition, options.rounds)
     return made
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from safetensors.numpy import load_file
+
+from fedbias.vectors import Vector
 
 from ...cell import run_cell
 from ...data import Dataset, digits, image_data
@@ -26,7 +29,7 @@ def measured(settings: Settings, folder: Path, progress: Progress, resume: bool)
     """One run to its end, as plain values."""
     title = f"{folder.parent.name}, {folder.name}"
     run = run_cell(settings, folder, title=title, progress=progress, resume=resume)
-    return summary(run) | scores(settings, folder / "model.safetensors")
+    return summary(run) | scores(settings, load_file(folder / "model.safetensors"))
 
 
 def summary(run: Run) -> Result:
@@ -52,18 +55,17 @@ def summary(run: Run) -> Result:
     }
 
 
-def scores(settings: Settings, model: Path) -> Result:
-    """Loss and accuracy of the final model on all the training data, and on the test data."""
+def scores(settings: Settings, arrays: Mapping[str, Vector]) -> Result:
+    """Loss and accuracy of a model on all the training data, and on the test data."""
     import torch
-    from safetensors.torch import load_file
     from torch.nn.functional import cross_entropy
 
     data = _data(settings.task, settings.data_root)
     module = settings.made("model", Model).build(data.shape, data.classes, settings.seed)
-    module.load_state_dict(load_file(model))
+    module.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})
     # Convolutions of this layout are more than twice as fast on a CPU.
     module.eval().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    found = {}
+    found: Result = {}
     for part, x, y in (
         ("train", data.train_x, data.train_y),
         ("test", data.test_x, data.test_y),
@@ -109,4 +111,3 @@ def short(number: Any, digits: int = 4) -> float:
 @functools.cache
 def _data(task: str, root: str) -> Dataset:
     return digits() if task == "digits" else image_data(task, root or None)
-

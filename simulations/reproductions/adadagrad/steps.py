@@ -7,15 +7,24 @@ from pathlib import Path
 from ...output import Progress
 from ..base import Cell, Result
 from .runs import measured
-from .ways import GRIDS, STEPS_SEED, STEPS_SHARE, Setup
+from .ways import GRIDS, STEPS_SEED, Setup
 
 # The best of each committed steps cell, as a test checks.
-STEPS: dict[tuple[str, str, str], float] = {}
+STEPS = {
+    ("digits", "linear", "adagrad"): 3.0,
+    ("digits", "linear", "adagrad_norm"): 30.0,
+    ("digits", "cnn", "adagrad"): 0.03,
+    ("digits", "cnn", "adagrad_norm"): 1.0,
+    ("fashion-mnist", "linear", "adagrad"): 0.1,
+    ("fashion-mnist", "linear", "adagrad_norm"): 3.0,
+    ("fashion-mnist", "cnn", "adagrad"): 0.03,
+    ("fashion-mnist", "cnn", "adagrad_norm"): 3.0,
+}
 
 
 def steps_cell(setup: Setup) -> Cell:
     """Constant small batches over a part of the samples, with every step size of the grid."""
-    grid, samples = GRIDS[setup.optimizer], setup.budget.samples // STEPS_SHARE
+    grid, samples = GRIDS[setup.model, setup.optimizer], setup.budget.steps
     known = [
         setup.settings(STEPS_SEED, step_size, setup.budget.small, samples) for step_size in grid
     ]

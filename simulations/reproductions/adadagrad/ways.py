@@ -16,8 +16,13 @@ MODELS = {"linear": "linear()", "cnn": "cnn()"}
 OPTIMIZERS = ("adagrad", "adagrad_norm")
 STAGES = 4  # doublings from the small size to the large one, all in the first half of the samples
 WAYS = ("small", "large", "stage-wise", "adaptive", "average")  # the last needs the one before it
-GRIDS = {"adagrad": (0.003, 0.01, 0.03, 0.1, 0.3), "adagrad_norm": (0.1, 0.3, 1.0, 3.0, 10.0)}
-STEPS_SEED, STEPS_SHARE = 100, 4  # the seed and, of N, the part that choose a step size
+GRIDS = {
+    ("linear", "adagrad"): (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0),
+    ("linear", "adagrad_norm"): (0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
+    ("cnn", "adagrad"): (0.003, 0.01, 0.03, 0.1, 0.3),
+    ("cnn", "adagrad_norm"): (0.1, 0.3, 1.0, 3.0, 10.0),
+}
+STEPS_SEED = 100  # chooses the step sizes
 
 
 @dataclass(frozen=True)
@@ -28,24 +33,27 @@ class Budget:
     ----------
     samples : int
         N: a run ends with the round that reaches it.
+    steps : int
+        After so many samples the step size is chosen.
     small : int
         The least b.
     """
 
     samples: int
+    steps: int
     small: int
 
     @property
     def large(self) -> int:
         """The largest b."""
-        return self.small * 2**STAGES
+        return self.small << STAGES
 
 
 BUDGETS = {
-    ("digits", "linear"): Budget(57_600, 8),
-    ("digits", "cnn"): Budget(57_600, 8),
-    ("fashion-mnist", "linear"): Budget(120_000, 16),
-    ("fashion-mnist", "cnn"): Budget(32_000, 16),
+    ("digits", "linear"): Budget(28_800, 14_400, 8),
+    ("digits", "cnn"): Budget(28_800, 14_400, 8),
+    ("fashion-mnist", "linear"): Budget(90_000, 30_000, 16),
+    ("fashion-mnist", "cnn"): Budget(24_000, 8_000, 16),
 }
 
 
@@ -84,14 +92,15 @@ class Setup:
         self, seed: int, step_size: float, batch_size: batching.BatchSize | int, samples: int
     ) -> Settings:
         """A run over so many samples."""
+        # b never falls below the small size, so the samples end the run.
+        enough = -(-samples // (CLIENTS * self.budget.small))
         values: dict[str, Any] = {
             "task": self.task,
             "data_root": self.data_root,
             "model": MODELS[self.model],
             "partition": "iid()",
             "clients": CLIENTS,
-            # b never falls below the small size, so the samples end the run and not this.
-            "rounds": self.rounds or -(-samples // (CLIENTS * self.budget.small)),
+            "rounds": min(self.rounds or enough, enough),
             "estimator": "minibatch(order='reshuffle')",
             "batch_size": batch_size if isinstance(batch_size, int) else repr(batch_size),
             "optimizer": f"{self.optimizer}(step_size={step_size})",
@@ -114,6 +123,6 @@ def rules(budget: Budget) -> Mapping[str, batching.BatchSize]:
     }
 
 
-def average(samples: int, rounds: int) -> float:
+def average(samples: int, rounds: int, clients: int = CLIENTS) -> float:
     """Examples per client and round."""
-    return samples / (rounds * CLIENTS)
+    return samples / (rounds * clients)

@@ -1,0 +1,122 @@
+"""How the gradients of single examples spread, for a torch module, in memory of a fixed size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad_and_value, jvp, vmap
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.instancenorm import _InstanceNorm
+
+from fedbias.objectives import Statistics, variance_of
+from fedbias.vectors import Vector, squared_norm
+
+from .torch_flat import FlatModule
+
+BUDGET = 2**24  # bytes of example gradients computed at once: smaller pieces cost more calls
+Pieces = Iterable[tuple[Tensor, Tensor, float]]
+
+
+class ExampleGradients:
+    """The gradients g_i of single examples, at the point that a module in training mode holds.
+
+    The examples of a piece go through one vmapped call, in the module's dtype, and what the module
+    draws (dropout) is each example's own. Pieces are added up in float64.
+
+    Parameters
+    ----------
+    flat : FlatModule
+    loss : callable
+        (outputs, targets) → mean over the batch.
+    """
+
+    def __init__(self, flat: FlatModule, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+        for part in flat.module.modules():
+            if _joins_examples(part):
+                raise ValueError(
+                    f"{type(part).__name__} has statistics of the whole batch, so that no example "
+                    "has a gradient of its own: build the module with GroupNorm, or use "
+                    "cross_client_test, which needs no such gradients"
+                )
+        self._flat, self._loss = flat, loss
+        self._weights = {
+            name: weight.detach()
+            for name, weight in flat.module.named_parameters()
+            if weight.requires_grad
+        }
+
+    @property
+    def at_once(self) -> int:
+        """How many examples' gradients fit into the budget; at least one."""
+        each = sum(weight.numel() * weight.element_size() for weight in self._weights.values())
+        return max(1, BUDGET // each)
+
+    def statistics(self, pieces: Pieces, what: str) -> Statistics:
+        """Loss, ḡ, the trace and, where ``what`` says so, the variances."""
+        shape, device = (2, self._flat.layout.dim), self._flat.device
+        totals = torch.zeros(shape, dtype=torch.float64, device=device)
+        sums, squares = (self._named(total) for total in totals)
+        count, loss = 0, 0.0
+        each = vmap(grad_and_value(self._loss_of), in_dims=(None, 0, 0), randomness="different")
+        with _explained():
+            for inputs, targets, _ in pieces:
+                gradients, losses = each(self._weights, inputs, targets)
+                count, loss = count + len(inputs), loss + float(losses.sum(dtype=torch.float64))
+                for name, part in gradients.items():
+                    sums[name] += part.sum(0)
+                    squares[name] += part.square().sum(0)  # a norm adds up in too few bits
+        total, moments = totals.cpu().numpy()
+        mean = total / count
+        trace = variance_of(float(moments.sum()), squared_norm(mean), count)
+        variances = variance_of(moments, mean**2, count) if what == "variances" else None
+        gradient = mean.astype(self._flat.dtype)
+        return Statistics(loss / count, gradient, trace, variances=variances)
+
+    def along(self, direction: Vector, pieces: Pieces) -> float:
+        """Var_i⟨g_i, direction⟩, by one forward-mode product for each piece."""
+        tangents = self._named(torch.from_numpy(direction).to(self._flat.device))
+
+        def slope(example: Tensor, target: Tensor) -> Tensor:
+            def loss(weights: dict[str, Tensor]) -> Tensor:
+                return self._loss_of(weights, example, target)
+
+            return cast(Tensor, jvp(loss, (self._weights,), (tangents,))[1])
+
+        each = vmap(slope, randomness="different")
+        with _explained():
+            slopes = torch.cat([each(inputs, targets) for inputs, targets, _ in pieces])
+        return float(slopes.double().var()) if len(slopes) > 1 else 0.0
+
+    def _loss_of(self, weights: dict[str, Tensor], example: Tensor, target: Tensor) -> Tensor:
+        outputs = functional_call(self._flat.module, weights, (example[None],))
+        return self._loss(cast(Tensor, outputs), target[None])
+
+    def _named(self, flat: Tensor) -> dict[str, Tensor]:
+        """A flat tensor's parts for the weights that are trained."""
+        names = (name for name, _ in self._flat.layout.shapes)
+        parts = zip(names, self._flat.cut(flat), strict=True)
+        return {name: part for name, part in parts if name in self._weights}
+
+
+def _joins_examples(part: nn.Module) -> bool:
+    """Whether a layer computes with statistics of its batch, or keeps some of them."""
+    if isinstance(part, _BatchNorm):
+        return part.training or not part.track_running_stats
+    return isinstance(part, _InstanceNorm) and part.training and part.track_running_stats
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """What torch.func cannot take, such as a branch on a tensor's value, as one sentence."""
+    try:
+        yield
+    except RuntimeError as error:
+        reason = str(error).splitlines()[0].split(". ")[0]
+        raise ValueError(
+            f"this module or its loss cannot be differentiated example by example ({reason}): "
+            "change it, or use cross_client_test, which needs no such gradients"
+        ) from error
