@@ -25,6 +25,12 @@ class NumpyObjective:
         (point, vector, batch) → ndarray of shape (dim,).
     dim, size : int
         Length of the point and number of examples.
+
+    Notes
+    -----
+    Functions of a batch's mean do not tell how its gradients spread, so an objective made of them
+    refuses batch-size tests that measure it (``cross_client_test`` does not). The models of
+    ``linear`` and ``logistic`` know it in closed form.
     """
 
     def __init__(

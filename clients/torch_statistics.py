@@ -59,16 +59,10 @@ class ExampleGradients:
         """Loss, ḡ, the trace and, where ``what`` says so, the variances."""
         shape, device = (2, self._flat.layout.dim), self._flat.device
         totals = torch.zeros(shape, dtype=torch.float64, device=device)
-        sums, squares = (self._named(total) for total in totals)
         count, loss = 0, 0.0
-        each = vmap(grad_and_value(self._loss_of), in_dims=(None, 0, 0), randomness="different")
         with _explained():
             for inputs, targets, _ in pieces:
-                gradients, losses = each(self._weights, inputs, targets)
-                count, loss = count + len(inputs), loss + float(losses.sum(dtype=torch.float64))
-                for name, part in gradients.items():
-                    sums[name] += part.sum(0)
-                    squares[name] += part.square().sum(0)  # a norm adds up in too few bits
+                count, loss = count + len(inputs), loss + self._added(totals, inputs, targets)
         total, moments = totals.cpu().numpy()
         mean = total / count
         trace = variance_of(float(moments.sum()), squared_norm(mean), count)
@@ -90,6 +84,16 @@ class ExampleGradients:
         with _explained():
             slopes = torch.cat([each(inputs, targets) for inputs, targets, _ in pieces])
         return float(slopes.double().var()) if len(slopes) > 1 else 0.0
+
+    def _added(self, totals: Tensor, inputs: Tensor, targets: Tensor) -> float:
+        """The sum of a piece's losses; Σ g_i and Σ g_i² are added to the rows of ``totals``."""
+        each = vmap(grad_and_value(self._loss_of), in_dims=(None, 0, 0), randomness="different")
+        gradients, losses = each(self._weights, inputs, targets)
+        sums, squares = (self._named(row) for row in totals)
+        for name, part in gradients.items():
+            sums[name] += part.sum(0)
+            squares[name] += part.square().sum(0)  # not torch's norm: it is off by 1e-4 in float32
+        return float(losses.sum(dtype=torch.float64))
 
     def _loss_of(self, weights: dict[str, Tensor], example: Tensor, target: Tensor) -> Tensor:
         outputs = functional_call(self._flat.module, weights, (example[None],))

@@ -80,7 +80,8 @@ def reference_index(runs: Sequence[Run]) -> int:
 
 def _row(run: Run, sent: int, reference_sent: int, reference: bool) -> Row:
     accuracies, losses = run.values("accuracy"), run.values("train_loss")
-    sizes = run.values("batch_size")
+    seeds = run.seeds or (run,)
+    sizes = [fmean(found) for seed in seeds if (found := seed.values("batch_size"))]
     finite = [accuracy for accuracy in accuracies if not math.isnan(accuracy)]
     seconds = run.environment.get("duration") or next(iter(run.values("seconds")[::-1]), None)
     return Row(
@@ -93,8 +94,8 @@ def _row(run: Run, sent: int, reference_sent: int, reference: bool) -> Row:
         reference=reference,
         rounds=int(run.rounds[-1]["round"]) if run.rounds else 0,
         seconds=seconds,
-        missing=sum(run.values("lost")) + sum(run.values("refused")),
-        saturated=sum(run.values("saturated")),
+        missing=fmean(_count(seed, "lost") + _count(seed, "refused") for seed in seeds),
+        saturated=fmean(_count(seed, "saturated") for seed in seeds),
         samples=_last(run, "total_samples"),
         average_batch=fmean(sizes) if sizes else None,
         ruled=isinstance(run.settings.get("batch_size"), str),
@@ -106,6 +107,10 @@ def _row(run: Run, sent: int, reference_sent: int, reference: bool) -> Row:
 def _last(run: Run, key: str) -> float | None:
     values = run.values(key)
     return values[-1] if values else None
+
+
+def _count(run: Run, key: str) -> float:
+    return sum(run.values(key))
 
 
 def _sent(run: Run) -> int:

@@ -38,12 +38,15 @@ class Run:
         The records in the order of the rounds; round 0 is the start.
     environment : dict
         The content of ``environment.json``; empty while the run goes on.
+    seeds : tuple of Run
+        The runs that this one is the mean of.
     """
 
     name: str
     settings: Mapping[str, Setting] = field(default_factory=dict)
     rounds: list[Record] = field(default_factory=list)
     environment: Mapping[str, Any] = field(default_factory=dict)
+    seeds: tuple[Run, ...] = ()
 
     def curve(self, across: str, up: str) -> list[tuple[float, float]]:
         """Pairs of two columns, for the rounds that have both; NaN where a value was not finite."""

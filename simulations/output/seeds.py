@@ -18,11 +18,14 @@ def mean_run(runs: Sequence[Run]) -> Run:
 
     Every number becomes its mean over the seeds; a number that some seed lacks stays out.
     ``accuracy_spread``, ``train_loss_spread`` and ``test_loss_spread`` are standard deviations
-    (ddof = 1). Rounds that only some seeds reached are left out.
+    (ddof = 1). Where a goal ended some seeds earlier, the last record is the mean of all their
+    last ones, and rounds that only some of them reached are left out.
     """
     if len(runs) == 1:
         return runs[0]
     rounds = [_mean(records) for records in zip(*(run.rounds for run in runs), strict=False)]
+    if len({len(run.rounds) for run in runs}) > 1 and rounds:
+        rounds[-1] = _mean([run.rounds[-1] for run in runs])
     seeds = [run.settings.get("seed") for run in runs]
     durations = [float(run.environment.get("duration", math.nan)) for run in runs]
     return replace(
@@ -30,6 +33,7 @@ def mean_run(runs: Sequence[Run]) -> Run:
         rounds=rounds,
         settings={**runs[0].settings, "seed": f"mean of {seeds}"},
         environment={**runs[0].environment, "duration": round(fmean(durations), 3)},
+        seeds=tuple(runs),
     )
 
 

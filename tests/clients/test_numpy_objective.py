@@ -78,3 +78,41 @@ def test_linear_and_logistic_models():
     assert logistic.loss(np.zeros(2)) == pytest.approx(np.log(2), rel=1e-15)
     assert NumpyObjective.linear(rows, signs).ridge == 0
     assert NumpyObjective.logistic(rows, signs).ridge == 0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("kind", ["linear", "logistic"])
+@pytest.mark.parametrize("what", ["trace", "along", "variances"])
+def test_the_models_know_how_their_gradients_spread(kind, what, dtype):
+    """In closed form, against the gradients one by one. Kills: a model without the capability, a
+    ridge that spreads or is left out of ⟨g_i, ḡ⟩.
+    """
+    rng = np.random.default_rng(4)
+    rows, signs = rng.standard_normal((9, 3)), rng.choice([-1.0, 1.0], 9)
+    point, batch = np.array([0.5, -1.0, 2.0]), np.array([8, 2, 2, 5])
+    exact = getattr(NumpyObjective, kind)(rows, signs, ridge=0.7)
+    objective = getattr(NumpyObjective, kind)(rows.astype(dtype), signs.astype(dtype), ridge=0.7)
+    assert "per_example_statistics" in capabilities(objective)
+    found = objective.per_example_statistics(point.astype(dtype), batch, what)
+    gradients = np.stack([exact.gradient(point, np.array([i])) for i in batch])
+    mean, spread = gradients.mean(axis=0), gradients.var(axis=0, ddof=1)
+    tolerance = {np.float32: 1e-5, np.float64: 1e-12}[dtype]
+    np.testing.assert_allclose(found.gradient, mean, rtol=tolerance)
+    assert found.gradient.dtype == dtype
+    assert found.trace == pytest.approx(spread.sum(), rel=tolerance)
+    if what == "along":
+        assert found.along == pytest.approx(np.var(gradients @ mean, ddof=1), rel=tolerance)
+    if what == "variances":
+        np.testing.assert_allclose(found.variances, spread, rtol=tolerance)
+
+
+def test_plain_functions_do_not_know_how_their_gradients_spread():
+    """A test that measures is refused in a sentence. Kills: an AttributeError."""
+    objective = made("gradient")
+    assert not hasattr(objective, "per_example_statistics")
+    with pytest.raises(ValueError, match="norm_test.* needs per_example_statistics, which Numpy"):
+        fb.run(
+            *([objective], fb.gradient_descent(0.1), np.zeros(2), 1),
+            estimator=fb.minibatch(),
+            batch_size=fb.norm_test(eta=0.5, maximum=3),
+        )

@@ -148,7 +148,8 @@ def test_a_product_leaves_the_gradient_alone():
 def test_what_it_offers():
     """Kills: a capability that estimators do not find."""
     objective = made()
-    assert isinstance(objective, Objective) and capabilities(objective) == {"gradient", "hvp"}
+    assert isinstance(objective, Objective)
+    assert capabilities(objective) == {"gradient", "hvp", "per_example_statistics"}
     assert objective.buffers is None
 
 

@@ -104,6 +104,19 @@ def test_sizes_follow_what_was_wanted(rule):
         assert outcome.samples == outcome.computed == sum(min(size, n) for n in SIZES)
 
 
+@each_test
+def test_single_precision(rule):
+    """Kills: a statistic that makes the point float64, a size that is no int."""
+    single = [Squares(f.features.astype("f4"), f.targets.astype("f4")) for f in CLIENTS]
+    decay = fb.cosine_decay(samples=2000)
+    history = run(rule, objectives=single, start=START.astype("f4"), decay=decay)
+    assert history.points.dtype == np.float32
+    assert {type(size) for size in history.batch_sizes} == {int}
+    wanted = run(rule, decay=decay).outcomes[0].wanted
+    assert history.outcomes[0].wanted == pytest.approx(wanted, rel=1e-4)
+    assert not any(outcome.refused for outcome in history.outcomes)
+
+
 @pytest.mark.parametrize("weights", ["uniform", "examples"])
 @pytest.mark.parametrize("compressor", [fb.identity(), fb.top_k(0.5)], ids=repr)
 def test_clients_are_compared_by_what_was_decoded(weights, compressor):

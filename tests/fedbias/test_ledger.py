@@ -11,7 +11,8 @@ import fedbias as fb
 from fedbias.algorithm import Algorithm
 from fedbias.client import respond
 from fedbias.ledger import NEVER, Ledger, pend, settle
-from fedbias.server import ServerState, apply, plan_for
+from fedbias.server import apply, plan_for
+from fedbias.state import ServerState
 
 OLD, NEW = {"m": np.array([1.0])}, {"m": np.array([2.0])}
 WAITING = Ledger(applied=3, memory=OLD, pending_round=5, pending=NEW)

@@ -8,7 +8,8 @@ from fedbias.algorithm import Algorithm
 from fedbias.client import respond
 from fedbias.ledger import Ledger
 from fedbias.problems import DecisionProcess, PolicySearch, Rollouts
-from fedbias.server import ServerState, plan_for
+from fedbias.server import plan_for
+from fedbias.state import ServerState
 
 # One state, rewards 1 and 0, γ = ½: at θ = 0 everything is dyadic.
 COIN = DecisionProcess(np.ones((1, 2, 1)), np.array([[1.0, 0.0]]), np.ones(1), 0.5)

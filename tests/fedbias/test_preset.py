@@ -14,7 +14,8 @@ from fedbias.ledger import Ledger
 from fedbias.problems import Squares
 from fedbias.rounds import Report
 from fedbias.schedule import check_identical, counted, grows
-from fedbias.server import ServerState, apply, plan_for
+from fedbias.server import apply, plan_for
+from fedbias.state import ServerState
 from tests.tools.quantized import endless
 
 each_method = pytest.mark.parametrize("method", theory.METHODS)

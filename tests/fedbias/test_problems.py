@@ -12,7 +12,8 @@ from fedbias.ledger import Ledger
 from fedbias.objectives import client_metrics
 from fedbias.problems import LogisticLoss, Squares
 from fedbias.problems.linear import mean_hessian
-from fedbias.server import ServerState, plan_for
+from fedbias.server import plan_for
+from fedbias.state import ServerState
 
 ROWS = np.random.default_rng(0).standard_normal((12, 4))
 VALUES = np.random.default_rng(1).standard_normal(12)

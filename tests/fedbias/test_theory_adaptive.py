@@ -169,18 +169,27 @@ class Sufficient(noisy):
 
 
 @pytest.mark.parametrize(
-    ("step_size", "eta", "least"),
-    [(0.3, 0.5, 0.1), (0.3, 0.9, 0.05), (1.0, 0.5, 0.01), (1.0, 0.9, 0.005), (3.0, 0.5, 1e-4)],
+    ("step_size", "eta", "least", "rounds"),
+    [
+        (0.3, 0.5, 0.1, 600),
+        (0.3, 0.9, 0.05, 600),
+        (1.0, 0.5, 0.01, 600),
+        (1.0, 0.9, 0.005, 600),
+        (3.0, 0.5, 1e-4, 600),
+        pytest.param(1.0, 0.5, 0.01, 20_000, marks=pytest.mark.slow),
+        pytest.param(3.0, 0.5, 1e-4, 20_000, marks=pytest.mark.slow),
+    ],
 )
-def test_the_bound_holds_where_its_condition_does(step_size, eta, least):
-    """Sizes from the exact norm test: Σ‖∇f‖² ≤ C for each of three seeds, and not far below.
+def test_the_bound_holds_where_its_condition_does(step_size, eta, least, rounds):
+    """Sizes from the exact norm test: Σ‖∇f‖² ≤ C for each of three seeds, which is more than C
+    promises for a single one; and ``least`` of C is reached.
 
-    ``least`` of C is reached: C grows as (Lα)⁴/S_0 where S_0 is small. σ makes no difference.
+    Where (Lα)² is beside S_0 = 100, C is loose: it grows as (Lα)⁴/S_0. Kills: a smaller C.
     """
     limit = bound(eta, step_size, SAFE)
     for seed in range(3):
         oracle = Sufficient(30.0, eta)
-        run = follow(None, step_size, 600, estimator=oracle, initial=SAFE, seed=seed)
+        run = follow(None, step_size, rounds, estimator=oracle, initial=SAFE, seed=seed)
         ratios = run.noise_ratios(30.0)
         assert (ratios <= eta * (1 + 1e-12)).all() and (ratios > 0.99 * eta).all()
         share = run.squares.sum() / limit

@@ -165,6 +165,24 @@ def test_a_run_that_reached_its_goal_says_so(call, tmp_path):
     assert len(read_run(tmp_path / "runs/least-squares").rounds) == 2
 
 
+def test_a_rule_is_seen_at_work(call, tmp_path):
+    """Kills: sizes and samples in rounds.jsonl alone; a last line that looks unfinished."""
+    rule = "--batch-size=norm_test(eta=0.5, maximum=6)"
+    least = ["run", "least-squares", "--estimator=minibatch()", "--rounds=900", "--name=x"]
+    code, out, err = call(*least, rule, "--stop=until(samples=4000)")
+    rounds = read_run(tmp_path / "runs/x").rounds
+    last, seen = rounds[-1]["round"], rounds[-1]["total_samples"]
+    assert code == 0 and 4000 <= seen < 4060 and last < 200  # at most 10 clients' 6 examples more
+    assert err.splitlines()[-1].startswith(f"x: round {last}, samples {seen} reached 4000  loss ")
+    assert "  batch 6  " in err and "/900  samples " in err
+    headings, line = (re.split(" {2,}", text) for text in out.splitlines()[:2])
+    shown = dict(zip(headings, line, strict=True))
+    average = sum(record["batch_size"] for record in rounds[1:]) / last
+    assert shown["average batch"] == f"{average:.1f}".removesuffix(".0")
+    assert shown["samples"] == f"{seen / 1000:.2f}k"
+    assert "Batch size against samples" in (tmp_path / "runs/x/report.html").read_text("utf-8")
+
+
 def test_compare_runs_every_cell_into_one_report(call, tmp_path):
     """Kills: cells in one folder; a report or table that lacks one; a relative path printed."""
     (tmp_path / "two.toml").write_text(COMPARISON)
@@ -326,6 +344,13 @@ def test_without_resume_a_run_starts_anew(call, tmp_path):
         (["run", "--compressor=topk(0.1)"], r".*there is no such compressor; did you mean top_k"),
         (["run", "--optimizer=sign()"], r".*there is no such optimizer \(allowed: adagrad"),
         (["run", "--estimator=exact()"], r".*batch_size = 32 has no meaning for exact\(\)"),
+        (["run", "--batch-size=-3"], r".*: batch_size = -3: must be a whole number >= 0, or "),
+        (["run", "--batch-size=2.5"], r".*: batch_size = '2.5': there is no such batch_size \(all"),
+        (["run", "--batch-size=normtest()"], r".*: there is no such batch_size; did you mean no"),
+        (["run", "--batch-size=norm_test(0.5, 9)"], r".*: norm_test measures the examples of a p"),
+        (["run", "--batch-size=local_norm_test(0.5, 2, 4)"], r".*: maximum must be a whole num"),
+        (["run", "--decay=0.5"], r".*: decay = '0.5': there is no such decay \(allowed: cosine"),
+        (["run", "--stop=until(sample=9)"], r".*: until takes \(accuracy, .*, samples\), not 'sam"),
         (["run", "--device=gpu"], r".*: device = 'gpu': must be cpu, cuda, mps or xpu"),
         (["run", "--device=cuda:99", "--patience=0"], r"device = 'cuda:99' cannot be used: "),
         (["run", "--minimum-replies=11"], r".*must be at most the number of clients, 10"),

@@ -114,6 +114,29 @@ def test_several_seeds_are_runs_of_their_own_and_one_mean(path, tmp_path):
     assert spread == pytest.approx(abs(first - second) / 2**0.5, rel=1e-12)
 
 
+def test_seeds_that_a_goal_ended_in_other_rounds_are_compared_at_their_ends():
+    """Batches of 2, 6 and of 2, 8, 8; evaluated at the ends. Kills: the round that the shorter one
+    happened to end with; counts without the rounds of the longer one.
+    """
+    ends = [[2, 6], [2, 8, 8]]
+    runs = []
+    for seed, sizes in enumerate(ends):
+        rounds = [{"round": 0, "accuracy": 0.1, "train_loss": None, "lost": 0}]
+        rounds += [
+            {"round": k, "batch_size": b, "total_samples": sum(sizes[:k]), "accuracy": None}
+            | {"train_loss": 1.0, "lost": 1}
+            for k, b in enumerate(sizes, start=1)
+        ]
+        rounds[-1]["accuracy"] = 0.8 + 0.1 * seed
+        runs.append(Run("x", {"seed": seed, "batch_size": "norm_test(0.5, 8)"}, rounds))
+    mean = mean_run(runs)
+    (row,) = comparison_table([mean])
+    assert [record["round"] for record in mean.rounds] == [0, 1, 2.5]
+    assert (row.accuracy, row.samples) == (pytest.approx(0.85), 13)
+    assert row.accuracy_spread == pytest.approx(0.1 / 2**0.5)
+    assert (row.average_batch, row.missing) == (5, 2.5)  # (4 + 6)/2, (2 + 3)/2
+
+
 def test_a_seed_that_diverged_leaves_the_others_comparable(tmp_path):
     """Kills: an AttributeError of `statistics` over a NaN, and a result that is no JSON."""
     records = [

@@ -221,7 +221,12 @@ def run(rounds=100, loss=0.5, accuracy=0.9, train=0.95, sizes=((0, 8), (500, 16)
     return {
         **{"rounds": rounds, "samples": 1000, "average": 1000 / (4 * rounds), "seconds": 2.0},
         **{"uplink_bytes": 10_000 * rounds, "downlink_bytes": 10_000 * rounds},
-        **{"train_loss": loss, "train_accuracy": train, "test_loss": loss, "test_accuracy": accuracy},
+        **{
+            "train_loss": loss,
+            "train_accuracy": train,
+            "test_loss": loss,
+            "test_accuracy": accuracy,
+        },
         **{"sizes": [list(pair) for pair in sizes], "losses": [[500, 1.0], [1000, loss]]},
         **other,
     }

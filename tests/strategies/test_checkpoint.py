@@ -10,7 +10,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import fedbias as fb
-from fedbias.server import ServerState
+from fedbias.state import ServerState
 from simulations import InlineGrid, LossyGrid
 from simulations.engines.inline import export_states, import_states
 from strategies import Checkpoint, FedBias, checkpoint, load_checkpoint, save_checkpoint

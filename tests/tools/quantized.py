@@ -10,7 +10,8 @@ from fedbias.algorithm import Algorithm
 from fedbias.client import respond
 from fedbias.ledger import Ledger
 from fedbias.problems import Squares
-from fedbias.server import ServerState, apply, plan_for
+from fedbias.server import apply, plan_for
+from fedbias.state import ServerState
 
 
 @dataclass

@@ -17,11 +17,11 @@ from .tables import (
     Experiment,
     Runs,
     comparisons,
-    full_after,
     gap,
     mean,
     probes,
     ratios,
+    reached,
     spread,
 )
 from .ways import CLIENTS, ETA, STEPS_SEED
@@ -182,19 +182,12 @@ def _tests(found: Sequence[Experiment]) -> list[str]:
         "client has one digit alone."
     ]
     for way in found[0].runs:
-        words = [f"{_place(each)} {_reached(each.runs[way])}" for each in found]
+        words = []
+        for each in found:
+            runs = each.runs[way]
+            words.append(f"{_place(each)} average b {mean(runs, 'average'):.0f}, {reached(runs)}")
         sentences.append(f"{way}: {'; '.join(words)}.")
     return sentences
-
-
-def _reached(runs: Runs) -> str:
-    """``average b 35, at the maximum after 1,200 samples``."""
-    reached = [samples for samples in full_after(runs) if samples is not None]
-    words = f"average b {mean(runs, 'average'):.0f}"
-    if not reached:
-        return f"{words}, never at the maximum"
-    rest = "" if len(reached) == len(runs) else f" in {len(reached)} of {len(runs)} runs"
-    return f"{words}, at the maximum after {statistics.fmean(reached):,.0f} samples{rest}"
 
 
 def _compression(found: Sequence[Experiment]) -> list[str]:
