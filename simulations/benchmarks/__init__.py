@@ -2,12 +2,13 @@
 
 from collections.abc import Callable
 
-from . import cohort, quantizers
+from . import cohort, quantizers, statistics
 from .measure import Finding
 
 BENCHMARKS: dict[str, Callable[[int], Finding]] = {
     "cohort": cohort.benchmark,
     "quantizers": quantizers.benchmark,
+    "statistics": statistics.benchmark,
 }
 
 __all__ = ["BENCHMARKS", "Finding"]

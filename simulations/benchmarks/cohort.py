@@ -18,7 +18,7 @@ from fedbias.vectors import Vector, flatten, norm
 
 from ..engines import InlineGrid
 from ..models import Model, cnn, fcnn, mlp
-from .measure import Finding, in_turns, ratio
+from .measure import Finding, in_turns, ratio, shown
 
 if TYPE_CHECKING:
     from torch import nn
@@ -57,7 +57,7 @@ def benchmark(repeats: int) -> Finding:
         lines.append(
             [name, f"{found['parameters']:,}", str(found["examples"])]
             + [_milliseconds(found["seconds"][way]) for way in ("loop", "one", "all")]
-            + [_shown(found["gradient_ratio"]), _shown(found["round_ratio"])]
+            + [shown(found["gradient_ratio"]), shown(found["round_ratio"])]
             + [f"{found['difference']:.1e} (at most {found['largest_difference']:.1e})"]
         )
     beyond = sum(found["clients_beyond"] for found in results.values())
@@ -185,8 +185,3 @@ def _ceiling(found: dict[str, Any], repeats: int) -> str:
 
 def _milliseconds(seconds: float) -> str:
     return f"{1000 * seconds:.3g} ms"
-
-
-def _shown(ratio: tuple[float, float, float]) -> str:
-    middle, low, high = ratio
-    return f"{middle:.2f} × ({low:.2f} … {high:.2f})"

@@ -44,3 +44,9 @@ def ratio(slow: list[float], fast: list[float]) -> tuple[float, float, float]:
     """How many times faster: the median of the turns' ratios, the smallest and the largest."""
     each = [a / b for a, b in zip(slow, fast, strict=True)]
     return median(each), min(each), max(each)
+
+
+def shown(ratio: tuple[float, float, float]) -> str:
+    """A ratio as tables have it: its median and its range."""
+    middle, low, high = ratio
+    return f"{middle:.2f} × ({low:.2f} … {high:.2f})"

@@ -92,7 +92,7 @@ def _row(run: Run, sent: int, reference_sent: int, reference: bool) -> Row:
         uplink_bytes=sent,
         ratio=reference_sent / sent if sent and reference_sent else None,
         reference=reference,
-        rounds=int(run.rounds[-1]["round"]) if run.rounds else 0,
+        rounds=round(run.rounds[-1]["round"]) if run.rounds else 0,
         seconds=seconds,
         missing=fmean(_count(seed, "lost") + _count(seed, "refused") for seed in seeds),
         saturated=fmean(_count(seed, "saturated") for seed in seeds),

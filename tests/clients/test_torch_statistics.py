@@ -152,13 +152,25 @@ def test_no_tensor_grows_with_the_batch(what, monkeypatch):
     assert largest.entries == 5 * 192
 
 
+def test_a_micro_batch_is_kept():
+    """Where more examples would fit the budget: the largest tensor has the gradients of two. Kills:
+    a budget that raises the micro-batch.
+    """
+    objective = made(NETWORKS["linear"](), micro_batch=2)
+    with Largest() as largest:
+        objective.per_example_statistics(some_point(objective), None, "along")
+    assert largest.entries == 2 * objective.dim > 2 * 192  # as many as the sums have
+
+
 def test_a_module_larger_than_the_budget(monkeypatch):
-    """Kills: pieces of no examples."""
+    """One example at a time. Kills: pieces of no examples, or of all."""
     monkeypatch.setattr(torch_statistics, "BUDGET", 1)
     objective = made(NETWORKS["linear"]())
     point = some_point(objective)
-    found = objective.per_example_statistics(point, np.array([1, 2]))
-    agrees(found, one_by_one(NETWORKS["linear"](), point, [1, 2]), "trace", 1e-12)
+    with Largest() as largest:
+        found = objective.per_example_statistics(point, np.array([1, 2, 7]))
+    agrees(found, one_by_one(NETWORKS["linear"](), point, [1, 2, 7]), "trace", 1e-12)
+    assert largest.entries == 2 * objective.dim  # the sums
 
 
 @pytest.mark.parametrize("what", WHAT)
@@ -258,14 +270,16 @@ def revealed(found, rows=12):
     return seen, gradients.reshape(rows, -1)
 
 
-@pytest.mark.parametrize("options", [{}, {"micro_batch": 5}], ids=["whole", "pieces"])
+@pytest.mark.parametrize("pieces", ["whole", "micro_batch", "budget"])
 @pytest.mark.parametrize("what", WHAT)
-def test_every_example_has_its_own_mask(options, what):
+def test_every_example_has_its_own_mask(pieces, what, monkeypatch):
     """And ⟨g_i, ḡ⟩ belongs to the g_i of ḡ: the second pass draws the same masks.
 
     Kills: one mask for all, the same masks in every piece, a second pass with other masks.
     """
-    objective = revealing(nn.Dropout(0.5), **options)
+    objective = revealing(nn.Dropout(0.5), micro_batch=5 if pieces == "micro_batch" else None)
+    if pieces == "budget":
+        monkeypatch.setattr(torch_statistics, "BUDGET", 5 * 4 * objective.dim)
     point = some_point(objective, torch.float32)
     found = objective.per_example_statistics(point, None, what)
     seen, gradients = revealed(found)
@@ -351,6 +365,15 @@ def test_layers_without_statistics_of_the_batch_are_taken():
         point = some_point(objective)
         found = objective.per_example_statistics(point, None, "along")
         agrees(found, one_by_one(network, point, None), "along", 1e-12)
+
+
+def test_a_layer_that_always_looks_at_its_batch_is_refused():
+    """In evaluation too, without running statistics. Kills: a refusal by the mode alone."""
+    objective = made(
+        nn.Sequential(Resting(1, track_running_stats=False), nn.Flatten(), nn.Linear(64, 3))
+    )
+    with pytest.raises(ValueError, match="Resting has statistics of the whole batch"):
+        objective.per_example_statistics(some_point(objective))
 
 
 class Branching(nn.Linear):

@@ -18,7 +18,7 @@ from fedbias.state import ServerState
 from tests.tools.uneven import uneven
 
 SIZES = (60, 25, 9, 1)
-CLIENTS = uneven(*SIZES)
+CLIENTS, ENROLLED = uneven(*SIZES), dict(enumerate(SIZES))
 START = np.full(4, 5.0)
 NORM = fb.norm_test(eta=0.5, maximum=50)
 TESTS = [
@@ -127,7 +127,7 @@ def test_clients_are_compared_by_what_was_decoded(weights, compressor):
     """
     rule = fb.cross_client_test(eta=0.5, maximum=50)
     made = algorithm(rule, weights=weights, compressor=compressor)
-    state = ServerState(START, enrolled=dict(enumerate(SIZES)), batch_size=8)
+    state = ServerState(START, enrolled=ENROLLED, batch_size=8)
     reports = replies(made, state)
     _, outcome = apply(made, state, reports)
     share = np.ones(4) if weights == "uniform" else np.array(SIZES, float)
@@ -258,10 +258,22 @@ def test_who_comes_late_with_more_data():
     assert own_size(made.batching, state.batch_size, state.enrolled, 0) == 10
 
 
+@each_test
+def test_a_size_beyond_everybodys_data(rule):
+    """Counts as all the data of the largest client: 60, whatever it was wished to be.
+
+    Kills: wishes that feed on wishes, and grow although no batch can.
+    """
+    made = algorithm(replace(rule, maximum=5000))
+    ends = []
+    for size in (60, 400):
+        state = ServerState(START, enrolled=ENROLLED, batch_size=size)
+        after, outcome = apply(made, state, replies(made, state))
+        ends.append((after.batch_size, after.point.tobytes(), outcome))
+    assert ends[0] == ends[1] and ends[0][2].batch_size == 60 <= ends[0][0]
+
+
 # Nothing moves where nothing was applied ----------------------------------------------------------
-
-
-ENROLLED = dict(enumerate(SIZES))
 
 
 @each_test

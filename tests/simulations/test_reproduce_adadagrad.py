@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 import fedbias as fb
-from fedbias.problems.linear import Squares
 from simulations.__main__ import main
 from simulations.output import Progress, Run
 from simulations.reproductions.adadagrad import cells as reproduction
@@ -17,8 +16,9 @@ from simulations.reproductions.adadagrad import runs as measuring
 from simulations.reproductions.adadagrad.cells import REPRODUCTION, cells, differences
 from simulations.reproductions.adadagrad.draw import draw
 from simulations.reproductions.adadagrad.notes import against, notes, order
-from simulations.reproductions.adadagrad.probes import CODES, PLAIN, TESTS, Recorded, together
+from simulations.reproductions.adadagrad.probes import CODES, PLAIN, TESTS, follow, together
 from simulations.reproductions.adadagrad.runs import EARLY, POINTS, binned, steps, summary
+from simulations.reproductions.adadagrad.softmax import Softmax, ends, problems
 from simulations.reproductions.adadagrad.steps import STEPS, best
 from simulations.reproductions.adadagrad.tables import comparisons, probes, spread, table
 from simulations.reproductions.adadagrad.ways import BUDGETS, GRIDS, WAYS, Budget, average, rules
@@ -150,51 +150,72 @@ def test_the_steps_are_those_of_the_committed_cells():
 # The probes ---------------------------------------------------------------------------------------
 
 
-def test_a_recorded_objective_keeps_what_it_gave():
-    """Kills: a ratio to the gradient of the whole data."""
-    rows = np.array([[1.0, 0.0], [0.0, 2.0], [1.0, 1.0]])
-    inner = Squares(rows, np.ones(3))
-    kept = Recorded(inner)
-    batch, point = np.array([0, 1]), np.array([1.0, 2.0])
-    found = kept.per_example_statistics(point, batch)
-    assert kept.given == pytest.approx(inner.gradient(point, batch)) == found.gradient
-    kept.gradient(point)
-    assert kept.given == pytest.approx(inner.gradient(point))
+def small(seed=0):
+    rng = np.random.default_rng(seed)
+    return Softmax(rng.standard_normal((6, 3)), np.array([0, 1, 2, 9, 1, 0])), rng.standard_normal(
+        30
+    )
+
+
+def test_the_softmax_gradient_is_that_of_its_loss():
+    """Central differences. Kills: a label off by one, a sum for a mean."""
+    problem, point = small()
+    batch = np.array([1, 3, 3])
+    by_differences = [
+        (problem.loss(point + 1e-6 * e, batch) - problem.loss(point - 1e-6 * e, batch)) / 2e-6
+        for e in np.eye(30)
+    ]
+    assert problem.gradient(point, batch) == pytest.approx(by_differences, abs=1e-8)
+    assert problem.loss(np.zeros(30)) == pytest.approx(math.log(10))
+    assert problem.accuracy(np.zeros(30)) == pytest.approx(2 / 6)  # a tie goes to the first class
+
+
+def test_the_softmax_statistics_are_those_of_its_examples():
+    """Kills: ddof = 0, a gradient of all the data kept for that of the batch."""
+    problem, point = small()
+    batch = np.array([0, 2, 3, 5])
+    each = np.stack([problem.gradient(point, np.array([i])) for i in batch])
+    found = problem.per_example_statistics(point, batch, "variances")
+    assert found.gradient == pytest.approx(each.mean(axis=0))
+    assert problem.given is found.gradient
+    assert found.variances == pytest.approx(each.var(axis=0, ddof=1))
+    assert found.trace == pytest.approx(each.var(axis=0, ddof=1).sum())
+    along = problem.per_example_statistics(point, batch, "along").along
+    assert along == pytest.approx((each @ found.gradient).var(ddof=1))
+
+
+def test_label_sorted_clients_have_one_digit():
+    """Kills: a partition that is not the cell's."""
+    apart = [np.unique(client.labels).size for client in problems("natural()", 10, 0)]
+    mixed = [np.unique(client.labels).size for client in problems("iid()", 10, 0)]
+    assert apart == [1] * 10 and min(mixed) > 5
+    assert ends(np.zeros(650))["test_loss"] == pytest.approx(math.log(10), abs=1e-5)
+
+
+class Whole(Softmax):
+    """Its every batch is all the data."""
+
+    def gradient(self, point, batch=None):
+        return super().gradient(point)
+
+    def per_example_statistics(self, point, batch=None, what="trace"):
+        return super().per_example_statistics(point, None, what)
 
 
 def test_ratios_are_those_of_the_decoded_mean():
-    """One client that sends 1 of 4 coordinates of (3, 4, 0, 0): 16/25, every round.
+    """Two clients; of their mean all entries are kept, or the largest one of each.
 
-    Kills: a ratio of norms, of the client's own vectors, or upside down.
+    Kills: a ratio of norms, of the clients' own vectors, or upside down.
     """
-    from simulations.reproductions.adadagrad.probes import follow
-
-    settings = make_settings(
-        {"rounds": 3, "estimator": "minibatch()", "optimizer": "adagrad(step_size=1e-9)"}
-    )
-    client = Squares(np.eye(4), np.array([-12.0, -16.0, 0.0, 0.0]))  # gradient (3, 4, 0, 0) at 0
+    clients = [Whole(each.features, each.labels) for each in (small(1)[0], small(2)[0])]
     rule = fb.norm_test(0.5, maximum=4, initial=4)
-    for code, ratio in (((fb.top_k(0.25), fb.no_feedback()), 16 / 25), (CODES[PLAIN], 1.0)):
-        _, ratios = follow([_Whole(client)], settings, rule, code, np.zeros(4))
-        assert ratios == pytest.approx([ratio] * 3)
-
-
-class _Whole:
-    """An objective whose every batch is all the data."""
-
-    dim, size = 4, 4
-
-    def __init__(self, inner):
-        self._inner = inner
-
-    def loss(self, point, batch=None):
-        return self._inner.loss(point)
-
-    def gradient(self, point, batch=None):
-        return self._inner.gradient(point)
-
-    def per_example_statistics(self, point, batch=None, what="trace"):
-        return self._inner.per_example_statistics(point, None, what)
+    start = [client.gradient(np.zeros(30)) for client in clients]
+    sent = [np.where(np.abs(g) == np.abs(g).max(), g, 0) for g in start]
+    ratio = np.sum(np.add(*sent) ** 2) / np.sum(np.add(*start) ** 2)
+    _, ratios = follow(clients, rule, (fb.top_k(1 / 30), fb.no_feedback()), 1, 0)
+    assert ratios == pytest.approx([ratio]) and ratio < 0.9
+    _, ratios = follow(clients, rule, CODES[PLAIN], 3, 0)
+    assert ratios == pytest.approx([1.0] * 3)
 
 
 def test_seeds_are_put_side_by_side():
@@ -273,7 +294,7 @@ def test_a_row_by_hand():
     assert row["train loss"] == "0.5000 ± 0.1414"
     assert row["test accuracy"] == "91.00 ± 1.41 %"
     assert row["train − test accuracy"] == "4.50 ± 2.12 %"
-    assert (row["uplink"], row["besides"]) == ("500 kB", "-")
+    assert (row["time"], row["uplink"], row["besides"]) == ("2 ± 0 s", "500 kB", "-")
     assert spread([1.5], "{:.1f}".format) == "1.5"
 
 
@@ -298,12 +319,12 @@ def test_adaptive_against_another_way_falls_either_way():
     won = comparisons({"a": comparison(0, adaptive=better), "b": comparison(1, adaptive=better)})
     said = against(won, "average")
     assert "rounds × 1 (1 to 1), uplink × 1 (1 to 1), time × 1 (1 to 1)" in said
-    assert "train loss 1, 0, 0" in said and "test error 1, 0, 0" in said
+    assert "train loss 1 / 0 / 0" in said and "test error 1 / 0 / 0" in said
     lost = comparisons({"a": comparison(0, adaptive=worse), "b": comparison(1, adaptive=worse)})
-    assert "train loss 0, 1, 0" in against(lost, "average")
-    assert "gap of the accuracies 0, 1, 0" in against(lost, "average")
+    assert "train loss 0 / 1 / 0" in against(lost, "average")
+    assert "gap of the accuracies 0 / 1 / 0" in against(lost, "average")
     split = comparisons({"a": comparison(0, adaptive=better), "b": comparison(1, adaptive=worse)})
-    assert "train loss 0, 0, 1" in against(split, "average")
+    assert "train loss 0 / 0 / 1" in against(split, "average")
     assert "rounds × 0.12 (0.12 to 0.12)" in against(split, "small")
     assert against(split, "another") == "" and order([run()], [run()], lambda r: r["rounds"]) == 0
 
@@ -312,10 +333,14 @@ def test_the_notes_name_the_lowest_and_when_b_was_large():
     """Kills: the highest for the lowest, a share of another run's samples."""
     grown = run(50, 0.3, sizes=((0, 8), (250, 64), (400, 128)))
     said = notes({"a": comparison(0, adaptive=grown)})
-    assert "Lowest train loss on average: digits, CNN, AdaGrad: adaptive." in said
+    assert (
+        "Lowest train loss on average: adaptive in 1 of 1 (digits, CNN, AdaGrad: adaptive)." in said
+    )
     assert any(s.endswith("if never: digits, CNN, AdaGrad: 40 % (average b 5).") for s in said)
     never = notes({"a": comparison(0)})
-    assert "Lowest train loss on average: digits, CNN, AdaGrad: small." in never
+    assert (
+        "Lowest train loss on average: adaptive in 0 of 1 (digits, CNN, AdaGrad: small)." in never
+    )
     assert any(s.endswith("digits, CNN, AdaGrad: 100 % (average b 5).") for s in never)
 
 
@@ -337,9 +362,9 @@ def test_results_that_are_not_all_there(tmp_path):
         "tests-iid": probe("iid", **ways),
         "compression-sorted": probe("sorted", **dict.fromkeys(CODES, run())),
     }
+    draw(results, path)
+    assert path.read_bytes()[:4] == b"\x89PNG"
     for some in (results, {}, dict([next(iter(results.items()))])):
-        draw(some, path)
-        assert path.read_bytes()[:4] == b"\x89PNG"
         assert len(notes(some)) >= len(some) and table(some)
     assert len(probes(results, "tests")) == 1
 

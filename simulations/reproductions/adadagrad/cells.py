@@ -49,9 +49,12 @@ class Comparison:
     def compute(self, folder: Path, progress: Progress, resume: bool) -> Result:
         """All the runs, one after another, each in a folder of its own."""
         known, runs = rules(self.setup.budget), dict[str, Result]()
+        progress.start(len(WAYS), folder.name)
         for way in WAYS:
             rule = known.get(way) or batching.constant_batch(round(runs["adaptive"]["average"]))
-            runs[way] = measured(self._settings(rule), folder / way, progress, resume)
+            runs[way] = measured(self._settings(rule), folder / way, resume)
+            progress.update({"round": len(runs)})
+        progress.finish()
         return {
             "task": self.setup.task,
             "model": self.setup.model,

@@ -68,8 +68,9 @@ def _done(found: Sequence[Experiment], results: Results) -> list[str]:
         f"no decay of the step. b is each client's batch size. All ways see the same number of "
         f"samples, {shown}; a run ends with the round that reaches it, at most one round too late. "
         "Means and standard deviations over the seeds; losses and accuracies are the final "
-        "model's, on all the training and all the test data; time is that of training alone, on "
-        "two cores that others shared, so it is rough.",
+        "model's, on all the training and all the test data. Time is wall time without evaluation on "
+        "two cores that other programs shared: equal runs differ by up to a factor of four, so it "
+        "says no more than its order.",
         f"adaptive is norm_test(eta={ETA:g}) from the small size to the large one: η is the larger "
         "of the paper's two, .5 and .1, as with .1 a round whose gradient is noise multiplies b by "
         "100, more than lies between the two sizes. average is constant at the adaptive run's "
@@ -111,10 +112,11 @@ def against(found: Sequence[Experiment], way: str) -> str:
         f"{word} × {_factor(both, name)}"
         for word, name in (("rounds", "rounds"), ("uplink", "uplink_bytes"), ("time", "seconds"))
     )
-    counts = "; ".join(f"{name} {_counted(both, name)}" for name in MEASURES)
+    counts = ", ".join(f"{name} {_counted(both, name)}" for name in MEASURES)
     return (
         f"Adaptive against {OPPONENTS[way]}, median of {len(both)} experiments (range): {amounts}. "
-        f"Lower with every seed, higher with every seed, seeds disagree: {counts}."
+        "In how many it is lower with every seed / higher with every seed / neither: "
+        f"{counts}."
     )
 
 
@@ -126,7 +128,7 @@ def _factor(both: Sequence[tuple[Runs, Runs]], name: str) -> str:
 def _counted(both: Sequence[tuple[Runs, Runs]], name: str) -> str:
     """How often adaptive is lower with all the seeds, higher with all of them, or neither."""
     signs = [order(one, other, MEASURES[name]) for one, other in both]
-    return f"{signs.count(-1)}, {signs.count(1)}, {signs.count(0)}"
+    return f"{signs.count(-1)} / {signs.count(1)} / {signs.count(0)}"
 
 
 def order(one: Runs, other: Runs, measure: Callable[[Result], float]) -> int:
@@ -141,12 +143,16 @@ def _lowest(found: Sequence[Experiment]) -> list[str]:
     """Which way has the least mean of each measure, experiment by experiment."""
     sentences = []
     for name, measure in MEASURES.items():
-        winners = [
-            f"{each.title}: {min(each.runs, key=lambda way: _mean(each.runs[way], measure))}"
+        winners = {
+            each.title: min(each.runs, key=lambda way: _mean(each.runs[way], measure))
             for each in found
-        ]
+        }
         if winners:
-            sentences.append(f"Lowest {name} on average: {'; '.join(winners)}.")
+            count = list(winners.values()).count(ADAPTIVE)
+            listed = "; ".join(f"{title}: {way}" for title, way in winners.items())
+            sentences.append(
+                f"Lowest {name} on average: adaptive in {count} of {len(winners)} ({listed})."
+            )
     return sentences
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,20 +11,18 @@ import numpy as np
 import fedbias as fb
 from fedbias import batching
 from fedbias.compressors import Compressor
-from fedbias.objectives import Batch, Objective, Statistics
 from fedbias.state import Outcome
-from fedbias.vectors import Layout, Vector, flatten, squared_norm, unflatten
+from fedbias.vectors import Vector, squared_norm
 
 from ...output import Progress
-from ...settings import Settings, make_settings
-from ...tasks import make_task
 from ..base import Cell, Result
-from .runs import EARLY, scores, short, steps
-from .steps import STEPS
+from .runs import EARLY, short, steps
+from .softmax import Softmax, ends, problems
 from .ways import ETA, SEEDS, average
 
 CLIENTS, SAMPLES = 10, 14_400
 SMALL, LARGE = 4, 128
+OPTIMIZER, ESTIMATOR = fb.adagrad(step_size=0.1), fb.minibatch(order="reshuffle")
 PARTITIONS = {"iid": "iid()", "sorted": "natural()", "dirichlet": "dirichlet(alpha=0.3)"}
 COMPRESSED = ("iid", "sorted")
 _RANGE = {"maximum": LARGE, "initial": SMALL}
@@ -54,68 +51,33 @@ CODES: Mapping[str, tuple[Compressor, fb.Feedback]] = {
 }
 
 
-@dataclass(eq=False)
-class Recorded:
-    """An objective that keeps the last gradient it gave."""
-
-    inner: Any
-    given: Vector = field(default_factory=lambda: np.zeros(0))
-
-    @property
-    def dim(self) -> int:
-        """Length of the point."""
-        return int(self.inner.dim)
-
-    @property
-    def size(self) -> int:
-        """Number of examples."""
-        return int(self.inner.size)
-
-    def loss(self, point: Vector, batch: Batch | None = None) -> float:
-        """The loss itself."""
-        return float(self.inner.loss(point, batch))
-
-    def gradient(self, point: Vector, batch: Batch | None = None) -> Vector:
-        """The gradient itself."""
-        self.given = self.inner.gradient(point, batch)
-        return self.given
-
-    def per_example_statistics(
-        self, point: Vector, batch: Batch | None = None, what: str = "trace"
-    ) -> Statistics:
-        """The statistics themselves."""
-        found: Statistics = self.inner.per_example_statistics(point, batch, what)
-        self.given = found.gradient
-        return found
-
-
 def follow(
-    objectives: Sequence[Objective],
-    settings: Settings,
+    objectives: Sequence[Softmax],
     rule: batching.BatchSize,
     code: tuple[Compressor, fb.Feedback],
-    start: Vector,
+    rounds: int,
+    seed: int,
 ) -> tuple[fb.History, list[float]]:
-    """A run, and in every round ‖ĝ‖² over the square of the mean before compression."""
-    recorded, ratios = [Recorded(objective) for objective in objectives], list[float]()
+    """A run from 0, and in every round ‖ĝ‖² over the square of the mean before compression."""
+    ratios = list[float]()
 
     def compare(round: int, state: object, outcome: Outcome) -> None:
-        mean: Vector = np.mean([each.given for each in recorded], axis=0)
+        mean: Vector = np.mean([objective.given for objective in objectives], axis=0)
         ratios.append(outcome.gradient_norm**2 / squared_norm(mean))
 
     history = fb.run(
-        recorded,
-        settings.algorithm().optimizer,
-        start,
-        settings.rounds,
-        estimator=settings.algorithm().estimator,
+        objectives,
+        OPTIMIZER,
+        np.zeros(objectives[0].dim),
+        rounds,
+        estimator=ESTIMATOR,
         compressor=code[0],
         feedback=code[1],
         batch_size=rule,
         stop=fb.until(samples=SAMPLES),
         on_round=compare,
         keep="last",
-        seed=settings.seed,
+        seed=seed,
     )
     return history, ratios
 
@@ -133,42 +95,34 @@ def compression_cell(partition: str, rounds: int | None) -> Cell:
 
 
 def _cell(partition: str, rounds: int | None, ways: Mapping[str, Any]) -> Cell:
-    known = [_settings(partition, rounds, seed) for seed in SEEDS]
+    enough = -(-SAMPLES // (CLIENTS * SMALL))
+    most = min(rounds or enough, enough)
 
     def compute(folder: Path, progress: Progress, resume: bool) -> Result:
         progress.start(len(ways), folder.name)
         runs = {}
         for place, (name, (rule, code)) in enumerate(ways.items()):
-            runs[name] = together([_run(settings, rule, code) for settings in known])
+            runs[name] = together([_run(partition, rule, code, most, seed) for seed in SEEDS])
             progress.update({"round": place + 1})
         progress.finish()
         return {"partition": partition, "samples": SAMPLES, "maximum": LARGE, "runs": runs}
 
-    settings = known[0].model_dump(exclude={"data_root"})
-    spelled = {name: [repr(rule), *map(repr, code)] for name, (rule, code) in ways.items()}
-    return Cell(settings | {"seed": list(SEEDS), "ways": spelled}, compute)
-
-
-def _settings(partition: str, rounds: int | None, seed: int) -> Settings:
-    enough = -(-SAMPLES // (CLIENTS * SMALL))
-    values = {
-        "task": "digits",
-        "model": "linear()",
+    settings = {
         "partition": PARTITIONS[partition],
         "clients": CLIENTS,
-        "rounds": min(rounds or enough, enough),
-        "estimator": "minibatch(order='reshuffle')",
-        "optimizer": f"adagrad(step_size={STEPS['digits', 'linear', 'adagrad']})",
-        "seed": seed,
+        "estimator": repr(ESTIMATOR),
+        "optimizer": repr(OPTIMIZER),
+        "samples": SAMPLES,
+        "rounds": most,
+        "seeds": list(SEEDS),
+        "ways": {name: [repr(rule), *map(repr, code)] for name, (rule, code) in ways.items()},
     }
-    return make_settings(values, "the options")
+    return Cell(settings, compute)
 
 
-def _run(settings: Settings, rule: batching.BatchSize, code: Any) -> Result:
-    task = make_task(settings)
-    objectives, first = [task.objective(client) for client in range(CLIENTS)], task.initial()
-    layout = Layout.of(first)
-    history, ratios = follow(objectives, settings, rule, code, flatten(first.values()))
+def _run(partition: str, rule: batching.BatchSize, code: Any, rounds: int, seed: int) -> Result:
+    objectives = problems(PARTITIONS[partition], CLIENTS, seed)
+    history, ratios = follow(objectives, rule, code, rounds, seed)
     sizes = [size or 0 for size in history.batch_sizes]
     samples = np.cumsum([outcome.samples for outcome in history.outcomes])
     before = [0.0, *samples[:-1].astype(float)]
@@ -185,7 +139,7 @@ def _run(settings: Settings, rule: batching.BatchSize, code: Any) -> Result:
             [size, short(outcome.loss, 6)]
             for size, outcome in zip(sizes, history.outcomes, strict=True)
         ][:EARLY],
-        **scores(settings, unflatten(history.points[-1], layout)),
+        **ends(history.points[-1]),
     }
 
 

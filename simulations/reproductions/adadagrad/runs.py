@@ -15,7 +15,7 @@ from fedbias.vectors import Vector
 from ...cell import run_cell
 from ...data import Dataset, digits, image_data
 from ...models import Model
-from ...output import Progress, Run
+from ...output import Run
 from ...settings import Settings
 from ..base import Result
 from .ways import average
@@ -25,10 +25,9 @@ POINTS = 40  # of a curve
 _ROWS = 500  # examples per forward pass
 
 
-def measured(settings: Settings, folder: Path, progress: Progress, resume: bool) -> Result:
+def measured(settings: Settings, folder: Path, resume: bool) -> Result:
     """One run to its end, as plain values."""
-    title = f"{folder.parent.name}, {folder.name}"
-    run = run_cell(settings, folder, title=title, progress=progress, resume=resume)
+    run = run_cell(settings, folder, resume=resume)
     return summary(run) | scores(settings, load_file(folder / "model.safetensors"))
 
 

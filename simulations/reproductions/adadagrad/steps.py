@@ -30,10 +30,13 @@ def steps_cell(setup: Setup) -> Cell:
     ]
 
     def compute(folder: Path, progress: Progress, resume: bool) -> Result:
-        runs = {
-            f"{step_size:g}": measured(settings, folder / f"{step_size:g}", progress, resume)
-            for step_size, settings in zip(grid, known, strict=True)
-        }
+        progress.start(len(grid), folder.name)
+        runs = dict[str, Result]()
+        for step_size, settings in zip(grid, known, strict=True):
+            name = f"{step_size:g}"
+            runs[name] = measured(settings, folder / name, resume)
+            progress.update({"round": len(runs)})
+        progress.finish()
         return {
             "task": setup.task,
             "model": setup.model,

@@ -6,7 +6,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ...output.tables import human_bytes, human_seconds
+from ...output.tables import human_bytes
 from ..base import Result, Results
 
 MODELS = {"linear": "logistic", "cnn": "CNN"}
@@ -90,7 +90,7 @@ def _line(experiment: Experiment, way: str, besides: str) -> list[str]:
         *(spread([run[name] for run in runs], "{:.4f}".format) for name in LOSSES),
         percent([run["test_accuracy"] for run in runs]),
         percent([gap(run) for run in runs]),
-        human_seconds(mean(runs, "seconds")) if "seconds" in runs[0] else "-",
+        _seconds(runs),
         *(
             human_bytes(mean(runs, name)) if name in runs[0] else "-"
             for name in ("uplink_bytes", "downlink_bytes")
@@ -116,6 +116,12 @@ def spread(values: Sequence[float], write: Callable[[float], str]) -> str:
     """``1.5 ± 0.2``: the mean and the standard deviation."""
     first = write(statistics.fmean(values))
     return first if len(values) < 2 else f"{first} ± {write(statistics.stdev(values))}"
+
+
+def _seconds(runs: Runs) -> str:
+    if "seconds" not in runs[0]:
+        return "-"
+    return spread([run["seconds"] for run in runs], "{:.0f}".format) + " s"
 
 
 def percent(shares: Sequence[float]) -> str:

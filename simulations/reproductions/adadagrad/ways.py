@@ -52,7 +52,7 @@ class Budget:
 BUDGETS = {
     ("digits", "linear"): Budget(28_800, 14_400, 8),
     ("digits", "cnn"): Budget(28_800, 14_400, 8),
-    ("fashion-mnist", "linear"): Budget(90_000, 30_000, 16),
+    ("fashion-mnist", "linear"): Budget(60_000, 30_000, 16),
     ("fashion-mnist", "cnn"): Budget(24_000, 8_000, 16),
 }
 
