@@ -46,8 +46,8 @@ def adagrad_norm_bound(
 
     It does not depend on K, so it holds for the infinite sum. By Markov's inequality
     (1/K)·Σ_{k≤K}‖∇f(x_k)‖² ≤ C/(δ²K) for ALL K at once, with probability at least 1 − δ. It is
-    no bound on E Σ‖∇f(x_k)‖². Where S_0 is far above (Lα)² it is within a factor 4 of what runs
-    reach; where it is below, C is loose and grows as (Lα)⁴/S_0.
+    no bound on E Σ‖∇f(x_k)‖². As S_0 → ∞, C is four times what runs reach; where S_0 is below
+    (Lα)² it is loose, and grows as (Lα)⁴/S_0.
 
     The condition is about the exact variance and the exact gradient, in every round.
     ``fb.norm_test`` estimates both, and from the round before, so in some rounds its runs are

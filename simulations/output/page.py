@@ -27,7 +27,7 @@ linear-gradient(to right,var(--line),transparent) 0 0/1rem 100% no-repeat scroll
 linear-gradient(to left,var(--line),transparent) 100% 0/1rem 100% no-repeat scroll}
 table{border-collapse:collapse;font-size:.9rem;font-variant-numeric:tabular-nums}
 .full{width:100%}
-th,td{padding:.4rem .8rem;text-align:left;border-bottom:1px solid var(--line);white-space:nowrap}
+th,td{padding:.4rem .6rem;text-align:left;border-bottom:1px solid var(--line);white-space:nowrap}
 th:first-child{padding-left:0}th:last-child,td:last-child{padding-right:0}
 thead th{color:var(--soft);font-weight:600;vertical-align:bottom}
 tbody th{font-weight:600}
