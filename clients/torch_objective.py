@@ -42,7 +42,7 @@ class TorchObjective:
         Tensors or arrays with one row per example; a Dataset is collated once and kept in memory.
     micro_batch : int, optional
         Examples per forward pass, which bounds the memory. BatchNorm then sees micro-batches.
-        Statistics of single examples' gradients take at most as many as have 16 MiB of them.
+        ``per_example_statistics`` takes fewer where their gradients would exceed 16 MiB.
     device : str
         Where the module and the data live.
 

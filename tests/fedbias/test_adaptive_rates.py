@@ -41,25 +41,29 @@ def test_constant_batches_do_not(step_size):
 
 @pytest.mark.slow
 @each_step
-@pytest.mark.parametrize("rule", [fb.norm_test(0.5, LARGEST, 8), fb.norm_test(0.9, LARGEST, 8)])
-def test_one_over_k_in_twenty_thousand_rounds(rule, step_size):
-    """Slopes −1.000 to −.99 are seen; the size grows to the end and never meets its maximum."""
+@pytest.mark.parametrize("eta", [0.5, 0.9])
+def test_one_over_k_in_twenty_thousand_rounds(eta, step_size):
+    """Slopes of −.997 to −1.000 are seen for three seeds.
+
+    The size still rises late, in rare jumps where ‖ĝ‖ happens to be small, and never meets its
+    maximum. The ratio is above η in .2 to .8 % of the rounds, all of them before round 2100.
+    """
     for seed in range(3):
-        run = follow(rule, step_size, 20_000, seed=seed)
-        print(f"{rule} α={step_size} seed {seed}: slope {run.slope:.3f}, b {run.sizes[-1]:.2g}", np.mean(run.noise_ratios(1.0) > rule.eta), run.noise_ratios(1.0).max(), run.squares.sum())
-        assert run.slope <= -0.95 and run.sizes[-1] < LARGEST
-        assert run.sizes[-1] > run.sizes[10_000] > run.sizes[5_000]
+        run = follow(fb.norm_test(eta, LARGEST, 8), step_size, 20_000, seed=seed)
+        above = run.noise_ratios(1.0) > eta
+        assert run.slope <= -0.95
+        assert LARGEST > run.sizes[-1] > 10 * run.sizes[1000]
+        assert 0 < above.mean() < 0.01 and not above[3000:].any()
 
 
 @pytest.mark.slow
 @each_step
 @pytest.mark.parametrize("size", [4, 16])
 def test_constant_batches_in_twenty_thousand_rounds(size, step_size):
-    """Not faster than k^−.7 for any seed."""
+    """Slopes of −.44 to −.63 are seen for three seeds."""
     for seed in range(3):
         run = follow(fb.constant_batch(size), step_size, 20_000, seed=seed)
-        print(f"b={size} α={step_size} seed {seed}: slope {run.slope:.3f}")
-        assert run.slope >= -0.7
+        assert -0.7 <= run.slope <= -0.35
 
 
 class Slope:

@@ -193,7 +193,6 @@ def test_the_bound_holds_where_its_condition_does(step_size, eta, least, rounds)
         ratios = run.noise_ratios(30.0)
         assert (ratios <= eta * (1 + 1e-12)).all() and (ratios > 0.99 * eta).all()
         share = run.squares.sum() / limit
-        print(f"α={step_size} η={eta} seed {seed}: Σ‖∇f‖²/C = {share:.2g}")
         assert least <= share <= 1
 
 
@@ -212,7 +211,6 @@ def test_constant_batches_leave_the_bound_behind(step_size, rounds):
             fb.constant_batch(2), step_size, rounds, estimator=oracle, initial=SAFE, seed=seed
         )
         total = np.cumsum(run.squares)
-        print(f"α={step_size} seed {seed}: Σ‖∇f‖²/C = {total[-1] / limit:.2g}")
         assert total[-1] > 2 * limit > 10 * total[10]
 
 
@@ -227,9 +225,5 @@ def test_what_the_norm_tests_estimates_are_worth(eta):
         run = follow(rule, 0.3, 1000, estimator=noisy(0.5), initial=SAFE, seed=seed)
         ratios = run.noise_ratios(0.5)
         share = run.squares.sum() / bound(ratios.max(), 0.3, SAFE)
-        print(
-            f"η={eta} seed {seed}: {np.mean(ratios > eta):.2%} of the rounds exceed η, "
-            f"at most {ratios.max():.2f}, Σ‖∇f‖²/C = {share:.2g}"
-        )
         assert 0 < np.mean(ratios > eta) < 0.2 and ratios.max() < 3 * eta
         assert 0.01 < share <= 1

@@ -15,12 +15,13 @@ from simulations.reproductions.adadagrad import cells as reproduction
 from simulations.reproductions.adadagrad import runs as measuring
 from simulations.reproductions.adadagrad.cells import REPRODUCTION, cells, differences
 from simulations.reproductions.adadagrad.draw import draw
-from simulations.reproductions.adadagrad.notes import against, notes, order
+from simulations.reproductions.adadagrad.notes import notes
 from simulations.reproductions.adadagrad.probes import CODES, PLAIN, TESTS, follow, together
 from simulations.reproductions.adadagrad.runs import EARLY, POINTS, binned, steps, summary
 from simulations.reproductions.adadagrad.softmax import Softmax, ends, problems
 from simulations.reproductions.adadagrad.steps import STEPS, best
 from simulations.reproductions.adadagrad.tables import comparisons, probes, spread, table
+from simulations.reproductions.adadagrad.verdicts import against, order, verdict
 from simulations.reproductions.adadagrad.ways import BUDGETS, GRIDS, WAYS, Budget, average, rules
 from simulations.reproductions.base import Options
 from simulations.reproductions.command import committed
@@ -327,6 +328,17 @@ def test_adaptive_against_another_way_falls_either_way():
     assert "train loss 0 / 0 / 1" in against(split, "average")
     assert "rounds × 0.12 (0.12 to 0.12)" in against(split, "small")
     assert against(split, "another") == "" and order([run()], [run()], lambda r: r["rounds"]) == 0
+
+
+def test_the_verdict_falls_either_way():
+    """Kills: a word that does not follow from the counts."""
+    words = {0.3: "more often than", 0.5: "as often as", 0.7: "less often than"}
+    for loss, word in words.items():
+        found = comparisons({"a": comparison(0, adaptive=run(50, loss))})
+        (said,) = verdict(found)
+        assert said.endswith(f"of 1 experiments: the growth itself helps {word} it hurts.")
+        assert "take × 0.12 (0.12 to 0.12) the rounds" in said
+    assert verdict([]) == []
 
 
 def test_the_notes_name_the_lowest_and_when_b_was_large():

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from ..base import Results
-from .notes import ADAPTIVE
 from .probes import CODES, PLAIN
 from .probes import TESTS as RULES
 from .tables import (
@@ -21,12 +20,14 @@ from .tables import (
     probes,
     ratios,
 )
+from .verdicts import ADAPTIVE
 from .ways import BUDGETS, WAYS
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 _MARKS = {"adagrad": "o", "adagrad_norm": "^"}
+_SAMPLES, _ROUNDS = "thousand samples", (20, 50, 100, 200, 500, 1000)
 _STYLES: dict[str, Literal["-", "--"]] = {"adagrad": "-", "adagrad_norm": "--"}
 
 
@@ -80,9 +81,9 @@ def _sizes(axes: Axes, found: Sequence[Experiment]) -> None:
             # All but the adaptive run's sizes, and its average, are those of any seed.
             for run in runs if way in (ADAPTIVE, "average") else runs[:1]:
                 samples, sizes = zip(*run["sizes"], strict=True)
-                across, up = [*samples, run["samples"]], [*sizes, sizes[-1]]
+                across, up = thousands([*samples, run["samples"]]), [*sizes, sizes[-1]]
                 axes.step(across, up, where="post", ls=style, color=_colours()[way], lw=1.3)
-    axes.set(xlabel="samples", ylabel="b")
+    axes.set(xlabel=_SAMPLES, ylabel="b")
     axes.set_yscale("log", base=2)
     _clean(axes)
 
@@ -91,8 +92,9 @@ def _losses(axes: Axes, found: Sequence[Experiment]) -> None:
     for each in found:
         for way, runs in each.runs.items():
             for run in runs:
-                axes.plot(*zip(*run["losses"], strict=True), color=_colours()[way], lw=0.9)
-    axes.set(yscale="log", xlabel="samples", ylabel="loss of the batches, AdaGrad")
+                samples, losses = zip(*run["losses"], strict=True)
+                axes.plot(thousands(samples), losses, color=_colours()[way], lw=0.9)
+    axes.set(yscale="log", xlabel=_SAMPLES, ylabel="loss of the batches, AdaGrad")
     _clean(axes)
 
 
@@ -103,6 +105,8 @@ def _accuracies(axes: Axes, found: Sequence[Experiment]) -> None:
             across, up = zip(*((r["rounds"], 100 * r["test_accuracy"]) for r in runs), strict=True)
             axes.plot(across, up, mark, color=_colours()[way], ms=6, alpha=0.8)
     axes.set(xscale="log", xlabel="rounds for the same samples", ylabel="final test accuracy, %")
+    axes.set_xticks(_ROUNDS, [str(count) for count in _ROUNDS])
+    axes.set_xlim(_ROUNDS[0], 1.2 * _ROUNDS[-1])
     _clean(axes)
 
 
@@ -120,7 +124,8 @@ def _tests(panels: Sequence[Axes], found: Sequence[Experiment]) -> None:
                     [*samples, end], [*sizes, sizes[-1]], where="post", color=colour, label=way
                 )
             axes.legend(frameon=False, fontsize=7, loc="lower right")
-        axes.set(xlabel="samples", ylabel="b", title=f"tests, digits, {PLACES[place]}")
+        axes.set(xlabel=_SAMPLES, ylabel="b")
+        axes.set_title(f"tests, digits, {PLACES[place]}", fontsize=11)
         axes.set_yscale("log", base=2)
         _clean(axes)
 
@@ -140,11 +145,20 @@ def _ratios(panels: Sequence[Axes], found: Sequence[Experiment]) -> None:
         axes.set_yticks(range(len(names)), names, fontsize=8)
         axes.invert_yaxis()
         axes.axvline(1, color="black", lw=0.8)
-        axes.set(xscale="log", xlabel="‖ĝ‖² after / before compression")
-        axes.set_title(f"digits, {PLACES[place]}: median, range", fontsize=11)
+        axes.set(xscale="log", xlabel="‖ĝ‖² after / before: median, range")
+        axes.set_title(f"compression, digits, {PLACES[place]}", fontsize=11)
         _clean(axes)
 
 
+def thousands(samples: Sequence[float]) -> list[float]:
+    """As they stand on the axes."""
+    return [count / 1000 for count in samples]
+
+
 def _clean(axes: Axes) -> None:
+    from matplotlib.ticker import NullFormatter
+
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.grid(color="#e3e6ea")
     axes.spines[["top", "right"]].set_visible(False)

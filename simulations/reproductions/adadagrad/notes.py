@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
-from ..base import Result, Results
+from ..base import Results
 from .probes import PLAIN
 from .steps import best
 from .tables import (
@@ -15,31 +14,14 @@ from .tables import (
     PLACES,
     TESTS,
     Experiment,
-    Runs,
     comparisons,
-    gap,
     mean,
     probes,
     ratios,
     reached,
-    spread,
 )
+from .verdicts import OPPONENTS, against, growth, lowest, verdict
 from .ways import CLIENTS, ETA, STEPS_SEED
-
-ADAPTIVE = "adaptive"
-OPPONENTS = {
-    "small": "constant small batches",
-    "large": "constant large batches",
-    "average": "constant batches of its own average",
-    "stage-wise": "stage-wise batches",
-}
-# What is better when it is lower, run by run.
-MEASURES: dict[str, Callable[[Result], float]] = {
-    "train loss": lambda run: float(run["train_loss"]),
-    "test loss": lambda run: float(run["test_loss"]),
-    "test error": lambda run: 1 - float(run["test_accuracy"]),
-    "gap of the accuracies": gap,
-}
 
 
 def notes(results: Results) -> list[str]:
@@ -48,9 +30,10 @@ def notes(results: Results) -> list[str]:
     return [
         *_done(found, results),
         *_steps(results),
+        *verdict(found),
         *(sentence for way in OPPONENTS if (sentence := against(found, way))),
-        *_lowest(found),
-        *_growth(found),
+        *lowest(found),
+        *growth(found),
         *_tests(probes(results, TESTS)),
         *_compression(probes(results, COMPRESSION)),
     ]
@@ -83,7 +66,7 @@ def _done(found: Sequence[Experiment], results: Results) -> list[str]:
 def _unrest(found: Sequence[Experiment]) -> float:
     """How much longer one seed took than another that computes the same number of gradients."""
     times = [[run["seconds"] for run in each.runs["small"]] for each in found]
-    return max(max(seconds) / min(seconds) for seconds in times)
+    return float(max(max(seconds) / min(seconds) for seconds in times))
 
 
 def _steps(results: Results) -> list[str]:
@@ -102,86 +85,6 @@ def _steps(results: Results) -> list[str]:
         "One step size α for all the ways, which favours constant small batches if any: of a grid, "
         f"the one with which these have the least train loss, early in a run with seed "
         f"{STEPS_SEED}. In brackets the grid: {'; '.join(chosen)}."
-    ]
-
-
-def against(found: Sequence[Experiment], way: str) -> str:
-    """One sentence: adaptive against another way over all the experiments."""
-    both = [
-        (each.runs[ADAPTIVE], each.runs[way])
-        for each in found
-        if way in each.runs and ADAPTIVE in each.runs
-    ]
-    if not both:
-        return ""
-    amounts = ", ".join(
-        f"{word} × {_factor(both, name)}"
-        for word, name in (("rounds", "rounds"), ("uplink", "uplink_bytes"), ("time", "seconds"))
-    )
-    counts = ", ".join(f"{name} {_counted(both, name)}" for name in MEASURES)
-    return (
-        f"Adaptive against {OPPONENTS[way]}, median of {len(both)} experiments (range): {amounts}. "
-        "In how many it is lower with every seed / higher with every seed / neither: "
-        f"{counts}."
-    )
-
-
-def _factor(both: Sequence[tuple[Runs, Runs]], name: str) -> str:
-    factors = [mean(one, name) / mean(other, name) for one, other in both]
-    return f"{statistics.median(factors):.2g} ({min(factors):.2g} to {max(factors):.2g})"
-
-
-def _counted(both: Sequence[tuple[Runs, Runs]], name: str) -> str:
-    """How often adaptive is lower with all the seeds, higher with all of them, or neither."""
-    signs = [order(one, other, MEASURES[name]) for one, other in both]
-    return f"{signs.count(-1)} / {signs.count(1)} / {signs.count(0)}"
-
-
-def order(one: Runs, other: Runs, measure: Callable[[Result], float]) -> int:
-    """−1 if ``one`` is lower with every seed, 1 if it is higher with every seed, otherwise 0."""
-    pairs = [(measure(a), measure(b)) for a, b in zip(one, other, strict=True)]
-    if all(a < b for a, b in pairs):
-        return -1
-    return int(all(a > b for a, b in pairs))
-
-
-def _lowest(found: Sequence[Experiment]) -> list[str]:
-    """Which way has the least mean of each measure, experiment by experiment."""
-    sentences = []
-    for name, measure in MEASURES.items():
-        winners = {
-            each.title: min(each.runs, key=lambda way: _mean(each.runs[way], measure))
-            for each in found
-        }
-        if winners:
-            count = list(winners.values()).count(ADAPTIVE)
-            listed = "; ".join(f"{title}: {way}" for title, way in winners.items())
-            sentences.append(
-                f"Lowest {name} on average: adaptive in {count} of {len(winners)} ({listed})."
-            )
-    return sentences
-
-
-def _mean(runs: Runs, measure: Callable[[Result], float]) -> float:
-    return statistics.fmean(map(measure, runs))
-
-
-def _growth(found: Sequence[Experiment]) -> list[str]:
-    """When the adaptive runs have come to the largest size."""
-    words = []
-    for each in found:
-        runs = each.runs.get(ADAPTIVE, [])
-        shares = [
-            next((x for x, b in run["sizes"] if b == each.maximum), run["samples"]) / run["samples"]
-            for run in runs
-        ]
-        sizes = spread([run["average"] for run in runs], "{:.0f}".format)
-        words.append(f"{each.title}: {100 * statistics.fmean(shares):.0f} % (average b {sizes})")
-    if not words:
-        return []
-    return [
-        "The share of its samples that an adaptive run sees before b is at the large size, 100 % "
-        f"if never: {'; '.join(words)}."
     ]
 
 
