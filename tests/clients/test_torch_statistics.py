@@ -195,6 +195,15 @@ def test_one_example_many_times(what):
     assert what != "variances" or (found.variances >= 0).all()
 
 
+@pytest.mark.parametrize("what", WHAT)
+def test_what_is_not_finite_stays_so(what):
+    """A test that sees NaN leaves the batch size as it is. Kills: NaN that becomes 0."""
+    objective = made(NETWORKS["mlp"]())
+    found = objective.per_example_statistics(np.full(objective.dim, np.nan), None, what)
+    assert math.isnan(found.trace) and math.isnan(found.along) and math.isnan(found.loss)
+    assert what != "variances" or np.isnan(found.variances).any()
+
+
 def test_a_million_squares_in_float32():
     """g_i = δ_i (x_i, 1)ᵀ for a linear layer, so that Σ‖g_i‖² = Σ‖δ_i‖²(‖x_i‖² + 1). A float32 sum
     of a million squares in one row is wrong by some 1e-4 (torch's norm is). Kills: such a sum.

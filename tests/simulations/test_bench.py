@@ -156,12 +156,12 @@ def test_an_aim_is_the_worst_case(cost, said):
 def test_peaks_of_a_process_of_its_own():
     """In a backward pass over 2048 images lie the activations behind the first convolution and
     their gradient, 2048·16·28·28 floats or 98 MiB each, the places of the maxima and the second
-    layer's: more than 256 MiB, which this process has held for something else.
+    layer's: more than 256 MiB. This process has held twice that for something else.
 
     Kills: a peak that is inherited, other units, a whole peak for its growth, the growth of one
     batch for another's.
     """
-    ballast = np.ones(2**25)
+    ballast = np.ones(2**26)
     del ballast
     small, large = statistics.in_a_process(statistics.growth, cnn(), "backward", (8, 2048))
     assert 0 <= small < 2**26 and 2**28 < large < 2**30

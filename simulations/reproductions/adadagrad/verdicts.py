@@ -31,13 +31,8 @@ def verdict(found: Sequence[Experiment]) -> list[str]:
     small, alike = _pairs(found, "small"), _pairs(found, "average")
     signs = [order(one, other, MEASURES["train loss"]) for one, other in alike]
     lower, higher = signs.count(-1), signs.count(1)
-    word = (
-        "more often than"
-        if lower > higher
-        else "less often than"
-        if lower < higher
-        else "as often as"
-    )
+    leads = (lower > higher) - (lower < higher)
+    word = ("as often as", "more often than", "less often than")[leads]
     return [
         f"In short, at equal samples: adaptive batches take × {_factor(small, 'rounds')} the "
         "rounds, and as much of the uplink, of constant small ones. Constant batches of their own "
