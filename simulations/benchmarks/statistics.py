@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 MODELS: tuple[Model, ...] = (cnn(), mlp(), linear())
 SHAPE = (1, 28, 28)
 SIZES = (16, 64, 256, 1024, 4096)
+EXAMPLES = 1024  # in one turn: as many batches as have so many, at least one
 STATISTICS = ("trace", "along", "variances")
 AIMS = {"trace": 2.5, "along": 3.8}  # times a backward pass, for the cnn()
 _UNIT = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
@@ -57,17 +58,22 @@ def timed(model: Model, size: int, repeats: int) -> dict[str, Any]:
     """Seconds of every way to go over one batch, on one thread, and their ratios to backward."""
     import torch
 
-    objective, point = _ready(model, size)
-    ways = {way: partial(_once, objective, point, way, size) for way in ("backward", *STATISTICS)}
+    (objective, point), count = _ready(model, size), max(1, EXAMPLES // size)
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        seconds = in_turns(ways, repeats)
+        seconds = in_turns(
+            {
+                way: partial(_go, objective, point, way, size, count)
+                for way in ("backward", *STATISTICS)
+            },
+            repeats,
+        )
     finally:
         torch.set_num_threads(before)
     return {
         "parameters": objective.dim,
-        "seconds": {way: median(times) for way, times in seconds.items()},
+        "seconds": {way: median(times) / count for way, times in seconds.items()},
         "ratios": {what: ratio(seconds[what], seconds["backward"]) for what in STATISTICS},
     }
 
@@ -84,7 +90,7 @@ def growth(model: Model, way: str, sizes: tuple[int, ...]) -> list[int]:
     torch.set_num_threads(1)
     (objective, point), peaks = _ready(model, max(sizes)), []
     for size in (2, *sizes):
-        _once(objective, point, way, size)
+        _go(objective, point, way, size)
         peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * _UNIT)
     return [peak - peaks[0] for peak in peaks[1:]]
 
@@ -111,12 +117,14 @@ def _ready(model: Model, examples: int) -> tuple[TorchObjective, Vector]:
     return TorchObjective(module, cross_entropy, (inputs, targets)), point
 
 
-def _once(objective: TorchObjective, point: Vector, way: str, size: int) -> None:
+def _go(objective: TorchObjective, point: Vector, way: str, size: int, count: int = 1) -> None:
+    """Go over a batch so many times."""
     batch = np.arange(size)
-    if way == "backward":
-        objective.loss_and_gradient(point, batch)
-    else:
-        objective.per_example_statistics(point, batch, way)
+    for _ in range(count):
+        if way == "backward":
+            objective.loss_and_gradient(point, batch)
+        else:
+            objective.per_example_statistics(point, batch, way)
 
 
 def _notes(results: dict[str, dict[str, Any]], repeats: int) -> list[str]:
@@ -124,8 +132,8 @@ def _notes(results: dict[str, dict[str, Any]], repeats: int) -> list[str]:
 
     notes = [
         "28×28 images, float32, one thread. Backward: loss and gradient of the whole batch at once "
-        f"(median of {repeats} turns). The statistics, gradient included: times that, medians of "
-        "the turns' ratios and their range.",
+        f"(median of {repeats} turns, each of {EXAMPLES} examples or one batch). The statistics, "
+        "gradient included: times that, medians of the turns' ratios and their range.",
         "Memory: how far a process's peak grows beyond that of a pass over two examples, with the "
         "batches one after the other. The statistics take pieces with at most "
         f"{BUDGET // 2**20} MiB of example gradients.",

@@ -104,40 +104,46 @@ def test_the_committed_quantizers():
 
 
 def test_the_statistics_benchmark(tmp_path, monkeypatch, capsys):
-    """Every number is there; the memory is that of the way and the size it stands beside.
+    """Passes of known length, and memory that tells its way and size.
 
-    Kills: a way or a size in the place of another, the inverse of a ratio, a thread too many left.
+    Kills: a way or a size in the place of another, the inverse of a ratio, the seconds of all
+    passes of a turn for those of one, a number of threads that stays.
     """
     import torch
 
-    threads, asked = torch.get_num_threads(), []
+    threads, asked, now, go = torch.get_num_threads(), [], [0.0], statistics._go
+    costs = {"backward": 1, "trace": 2, "along": 4, "variances": 3}
 
     def grown(work, model, way, sizes):
         asked.append((work, model, way))
-        return [2**20 * (size + len(way)) for size in sizes]
+        return [2**20 * (size + costs[way]) for size in sizes]
+
+    def gone(objective, point, way, size, count):
+        go(objective, point, way, size, count)
+        now[0] += size * costs[way] * count
+        assert torch.get_num_threads() == 1
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
     monkeypatch.setattr(statistics, "in_a_process", grown)
+    monkeypatch.setattr(statistics, "_go", gone)
     monkeypatch.setattr(statistics, "MODELS", (mlp(hidden=3), cnn()))
-    monkeypatch.setattr(statistics, "SHAPE", (1, 4, 4))
-    monkeypatch.setattr(statistics, "SIZES", (3, 5))
-    assert main(["bench", "statistics", "--repeats", "1", "--save", "kept"]) == 0
+    for name, value in {"SHAPE": (1, 4, 4), "SIZES": (3, 5), "EXAMPLES": 6}.items():
+        monkeypatch.setattr(statistics, name, value)
+    assert main(["bench", "statistics", "--repeats", "2", "--save", "kept"]) == 0
     assert torch.get_num_threads() == threads
-    ways = ["backward", "trace", "along", "variances"]
-    assert asked == [(statistics.growth, m, way) for m in statistics.MODELS for way in ways]
+    assert asked == [(statistics.growth, m, way) for m in statistics.MODELS for way in costs]
     kept = json.loads(Path("kept.json").read_text("utf-8"))["cells"]
-    sizes = [f"{model!r}, b = {size}" for model in statistics.MODELS for size in (3, 5)]
-    assert list(kept) == sizes
+    assert list(kept) == [f"{m!r}, b = {size}" for m in statistics.MODELS for size in (3, 5)]
     for name, found in kept.items():
         size = int(name.rpartition(" ")[2])
-        assert found["memory"] == {way: 2**20 * (size + len(way)) for way in ways}
         assert found["parameters"] == (91 if "mlp" in name else 416 + 12832 + 330)
-        assert list(found["ratios"]) == ways[1:] and list(found["seconds"]) == ways
-        for what, ratios in found["ratios"].items():
-            assert ratios == [found["seconds"][what] / found["seconds"]["backward"]] * 3
+        assert found["seconds"] == {way: size * cost for way, cost in costs.items()}
+        assert found["ratios"] == {what: [costs[what]] * 3 for what in statistics.STATISTICS}
+        assert found["memory"] == {way: 2**20 * (size + cost) for way, cost in costs.items()}
     table, said = Path("kept.md").read_text("utf-8"), capsys.readouterr()
-    assert " 11 MiB | 8 MiB | 8 MiB | 12 MiB |" in table
-    assert "Aim: at most 2.5 × for trace; " in table and "mlp(hidden=3): 5 examples" in said.err
+    assert " | 4.00 × (4.00 … 4.00) | 3.00 × (3.00 … 3.00) | 6 MiB | 7 MiB | 9 MiB |" in table
+    assert "mlp(hidden=3): 5 examples" in said.err
 
 
 @pytest.mark.parametrize(("cost", "said"), [(2.5, "reached"), (2.51, "missed")])
@@ -168,8 +174,9 @@ def test_peaks_of_a_process_of_its_own():
 
 
 def test_the_committed_statistics():
-    """A batch 16 times as large takes no more memory, where one backward pass takes 10 times as
-    much. Kills: results of other sizes, a table whose claims no longer hold.
+    """A batch 16 times as large takes at most two pieces' gradients more: 256 examples of linear()
+    are half a piece, and the allocator keeps some of the last one. The backward pass of the cnn()
+    takes half a GiB more. Kills: results of other sizes, a table whose claims no longer hold.
     """
     path = Path(__file__).parents[2] / "simulations/results/bench-statistics.json"
     cells = json.loads(path.read_text("utf-8"))["cells"]
@@ -177,8 +184,9 @@ def test_the_committed_statistics():
     assert list(cells) == names
     for model in statistics.MODELS:
         some, many = (cells[f"{model!r}, b = {b}"]["memory"] for b in (256, 4096))
-        assert all(many[what] < some[what] + 2**24 for what in statistics.STATISTICS)
-    assert many and cells["cnn(), b = 4096"]["memory"]["backward"] > 2**29
+        assert all(many[what] < some[what] + 2**25 for what in statistics.STATISTICS)
+    some, many = (cells[f"cnn(), b = {b}"]["memory"]["backward"] for b in (256, 4096))
+    assert many > some + 2**29
 
 
 @pytest.mark.parametrize("repeats", ["0", "-1"])
