@@ -22,7 +22,9 @@ class NormTest(BatchTest):
     from scalars: it does not know ‖Σ w_m g_m‖² without the vectors.
 
     NOT guaranteed: ĝ holds what compression did to it, and its own noise, by which ‖ĝ‖² exceeds
-    ‖∇f‖² by V on average; a round with a statistic that is not finite changes nothing.
+    ‖∇f‖² by V on average; a round with a statistic that is not finite changes nothing. On digits
+    Top-2 % made ‖ĝ‖² .08 times as large for iid and 1.6 times for label-sorted clients, with error
+    feedback 2.5 and 43 times (medians, ``reproduce adadagrad``): b then grows too soon or never.
     """
 
     eta: float  # η

@@ -20,7 +20,7 @@ from simulations.reproductions.adadagrad.probes import CODES, PLAIN, TESTS, foll
 from simulations.reproductions.adadagrad.runs import EARLY, POINTS, binned, steps, summary
 from simulations.reproductions.adadagrad.softmax import Softmax, ends, problems
 from simulations.reproductions.adadagrad.steps import STEPS, best
-from simulations.reproductions.adadagrad.tables import comparisons, probes, spread, table
+from simulations.reproductions.adadagrad.tables import comparisons, probes, spread, table, times
 from simulations.reproductions.adadagrad.verdicts import against, order, verdict
 from simulations.reproductions.adadagrad.ways import BUDGETS, GRIDS, WAYS, Budget, average, rules
 from simulations.reproductions.base import Options
@@ -310,6 +310,7 @@ def test_rows_of_the_probes():
     assert lines["norm_test"][-1] == "never at the maximum"
     assert lines["cross_client_test"][-1] == "maximum after 300 samples"
     assert lines["Top-2 %"][-1] == "‖ĝ‖² × 0.2 (0.1 to 9)"
+    assert times([run(ratios=[1, 552.4, 780.0])]) == "× 552 (1 to 780)"
     assert lines["Top-2 %"][0] == "compression, digits, logistic, iid"
     assert lines["Top-2 %"][9:12] == ["-", "1.00 kB", "-"]
 

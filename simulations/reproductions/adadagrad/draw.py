@@ -120,10 +120,10 @@ def _tests(panels: Sequence[Axes], found: Sequence[Experiment]) -> None:
             for way, colour in zip(RULES, LIGHT, strict=False):
                 samples, sizes = zip(*each.runs[way][0]["sizes"], strict=True)
                 end = each.runs[way][0]["samples"]
-                axes.step(
-                    [*samples, end], [*sizes, sizes[-1]], where="post", color=colour, label=way
-                )
-            axes.legend(frameon=False, fontsize=7, loc="lower right")
+                across, up = thousands([*samples, end]), [*sizes, sizes[-1]]
+                axes.step(across, up, where="post", color=colour, label=way)
+            if place == "iid":  # where there is room
+                axes.legend(frameon=False, fontsize=7, loc="lower right")
         axes.set(xlabel=_SAMPLES, ylabel="b")
         axes.set_title(f"tests, digits, {PLACES[place]}", fontsize=11)
         axes.set_yscale("log", base=2)

@@ -17,8 +17,8 @@ from .tables import (
     comparisons,
     mean,
     probes,
-    ratios,
     reached,
+    times,
 )
 from .verdicts import OPPONENTS, against, growth, lowest, verdict
 from .ways import CLIENTS, ETA, STEPS_SEED
@@ -65,8 +65,9 @@ def _done(found: Sequence[Experiment], results: Results) -> list[str]:
 
 def _unrest(found: Sequence[Experiment]) -> float:
     """How much longer one seed took than another that computes the same number of gradients."""
-    times = [[run["seconds"] for run in each.runs["small"]] for each in found]
-    return float(max(max(seconds) / min(seconds) for seconds in times))
+    alike = [each.runs[way] for each in found for way in ("small", "large", "stage-wise")]
+    seconds = [[run["seconds"] for run in runs] for runs in alike]
+    return float(max(max(several) / min(several) for several in seconds))
 
 
 def _steps(results: Results) -> list[str]:
@@ -92,7 +93,8 @@ def _tests(found: Sequence[Experiment]) -> list[str]:
     if not found:
         return []
     sentences = [
-        "tests: ten clients, AdaGrad, every test with η = ϑ = ν = .5 unless it says so, b from "
+        "tests, and compression below: ten clients, softmax regression from 0, AdaGrad with a step "
+        "of .1, every test with η = ϑ = ν = .5 unless it says so, b from "
         f"{found[0].runs['norm_test'][0]['sizes'][0][1]} to {found[0].maximum}. Label-sorted: each "
         "client has one digit alone."
     ]
@@ -111,8 +113,7 @@ def _compression(found: Sequence[Experiment]) -> list[str]:
     for each in found:
         words = []
         for way, runs in each.runs.items():
-            least, median, most = ratios(runs)
-            moved = f"× {median:.2g} ({least:.2g} to {most:.2g}), " if way != PLAIN else ""
+            moved = f"{times(runs)}, " if way != PLAIN else ""
             words.append(f"{way} {moved}average b {mean(runs, 'average'):.0f}")
         sentences.append(
             "What compression makes of ‖ĝ‖² under the norm test, over that of the same batches' "

@@ -135,6 +135,14 @@ def ratios(runs: Runs) -> tuple[float, float, float]:
     return min(least), statistics.median(medians), max(most)
 
 
+def times(runs: Runs) -> str:
+    """``× 2.5 (0.26 to 7.9)``: the median and the range of the ratios."""
+    least, median, most = (
+        f"{ratio:.2g}" if ratio < 100 else f"{ratio:.0f}" for ratio in ratios(runs)
+    )
+    return f"× {median} ({least} to {most})"
+
+
 def reached(runs: Runs) -> str:
     """When b was at its maximum: ``maximum after 1,200 samples in 2 of 3 runs``."""
     known = [run["full"] for run in runs if run["full"] is not None]
@@ -145,8 +153,7 @@ def reached(runs: Runs) -> str:
 
 
 def _moved(runs: Runs) -> str:
-    least, median, most = ratios(runs)
-    return f"‖ĝ‖² × {median:.3g} ({least:.2g} to {most:.2g})"
+    return f"‖ĝ‖² {times(runs)}"
 
 
 def _seeds(run: Result) -> list[Result]:

@@ -35,10 +35,10 @@ def verdict(found: Sequence[Experiment]) -> list[str]:
     word = ("as often as", "more often than", "less often than")[leads]
     return [
         f"In short, at equal samples: adaptive batches take × {_factor(small, 'rounds')} the "
-        "rounds, and as much of the uplink, of constant small ones. Constant batches of their own "
-        "average take as many rounds as they do; against these the adaptive train loss is lower "
-        f"with every seed in {lower} and higher with every seed in {higher} of {len(alike)} "
-        f"experiments: the growth itself helps {word} it hurts."
+        "rounds, and the same share of the uplink, of constant small ones. Constant batches of "
+        "their own average take as many rounds as they do; against these the adaptive train loss "
+        f"is lower with every seed in {lower} and higher with every seed in {higher} of "
+        f"{len(alike)} experiments: the growth itself helps {word} it hurts."
     ]
 
 
