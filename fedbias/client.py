@@ -62,7 +62,7 @@ def respond(objective: Objective, plan: Plan, ledger: Ledger) -> tuple[Report, L
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
         point = plan.feedback.query(plan.point, turn)
         estimate = plan.estimator.estimate(objective, point, turn)
-    samples, statistic = turn.examples, turn.statistic
+    statistic = turn.statistic
     packet = plan.feedback.encode(estimate.vector, plan.compressor, turn)
     buffers = None if plan.buffers is None else identity().encode(holder.buffers)
     loss = estimate.loss if point is plan.point else _loss_there(objective, plan)
@@ -75,7 +75,6 @@ def respond(objective: Objective, plan: Plan, ledger: Ledger) -> tuple[Report, L
         examples=int(objective.size),
         loss=float(loss),
         computed=int(turn.examples),
-        samples=int(samples),
         statistic=None if statistic is None or not np.isfinite(statistic) else float(statistic),
         lost_memory=ledger.lost,
         saturated=turn.saturated,

@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 from fedbias import checks
+from fedbias.headers import LARGEST
 from fedbias.notation import setting
 from fedbias.optimizers import Optimizer
 
@@ -42,7 +43,7 @@ class CosineDecay(Decay):
     warmup: int = 0
 
     def __post_init__(self) -> None:
-        checks.whole(self.name, "samples", self.samples, least=1)
+        checks.whole(self.name, "samples", self.samples, least=1, most=LARGEST)
         checks.real(self.name, "final", self.final, above=0, most=1)
         checks.whole(self.name, "warmup", self.warmup, least=0, most=self.samples - 1)
 

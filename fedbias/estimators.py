@@ -61,6 +61,10 @@ class Estimator(ABC):
         """The capabilities that measuring a batch's examples asks for; None if it cannot."""
         return None
 
+    def samples(self, batch_size: int | None, size: int) -> int:
+        """How many examples an estimate is made of, for a client with ``size`` of them."""
+        return size if batch_size is None else batch_size
+
 
 class _Wrapped(Estimator):
     """An estimator that transforms another one, its ``inner``."""
@@ -77,6 +81,9 @@ class _Wrapped(Estimator):
     @property
     def draws_batches(self) -> bool:
         return self.inner.draws_batches
+
+    def samples(self, batch_size: int | None, size: int) -> int:
+        return self.inner.samples(batch_size, size)
 
 
 @setting("exact")
@@ -181,6 +188,9 @@ class Meta(Estimator):
     def draws_batches(self) -> bool:
         return True
 
+    def samples(self, batch_size: int | None, size: int) -> int:
+        return 3 * super().samples(batch_size, size)
+
 
 @setting("local_steps")
 class LocalSteps(_Wrapped):
@@ -222,6 +232,9 @@ class LocalSteps(_Wrapped):
     @property
     def measuring_needs(self) -> frozenset[str] | None:
         return self.inner.measuring_needs  # for local tests, which look at the last step
+
+    def samples(self, batch_size: int | None, size: int) -> int:
+        return self.count * self.inner.samples(batch_size, size)
 
 
 def _measured(

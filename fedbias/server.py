@@ -90,7 +90,7 @@ def apply(
         why = f"the round's step leaves the range of {state.point.dtype}: the run diverges"
         return untouched, replace(received, refused=sums.refused | dict.fromkeys(applied, why))
     length = norm(mean)
-    evidence = sums.evidence(length * length, moved_on.samples)
+    evidence = sums.evidence(length * length, moved_on.samples, _pool(algorithm, everyone))
     batch_size, wanted = next_size(algorithm.batching, received.batch_size, evidence)
     acknowledged = replace(
         moved_on,
@@ -117,7 +117,7 @@ def _stepped(
 ) -> tuple[ServerState, Vector | None]:
     """The state after the server's step, and ĝ; None instead where something is not finite."""
     memories = {**state.memories, **changed}
-    samples = state.samples + sum(report.samples for report in sums.applied.values())
+    samples = state.samples + sum(sums.samples.values())
     step = decayed(algorithm.optimizer, algorithm.decay, samples)
     with np.errstate(over="ignore", invalid="ignore"):  # looked at below
         mean = sums.vector / sums.mass
@@ -166,13 +166,23 @@ def _gathered(
         except ValueError as reason:
             sums.refused[client] = str(reason)
             continue
-        sums.add(report, vector, buffers, _weight(algorithm, report.examples), compared)
+        weight = _weight(algorithm, report.examples)
+        size = own_size(algorithm.batching, state.batch_size, state.enrolled, client)
+        samples = algorithm.estimator.samples(size, report.examples)
+        sums.add(report, vector, buffers, weight, samples, compared)
     check_identical(algorithm, state.counts, sums.applied)
     return sums, changed
 
 
 def _radius(algorithm: Algorithm, state: ServerState, client: int) -> float | None:
     return radius_for(algorithm, state.counts.get(client, 0), state.point)
+
+
+def _pool(algorithm: Algorithm, everyone: Mapping[int, int]) -> float | None:
+    """Σ w_m over all the clients whose memory is in ĝ; None where only replies are."""
+    if not algorithm.feedback.pooled:
+        return None
+    return sum(_weight(algorithm, size) for size in everyone.values())
 
 
 def _weight(algorithm: Algorithm, examples: int) -> float:

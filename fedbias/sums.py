@@ -23,8 +23,8 @@ class Sums:
         Σ w_m·(the report's vectors).
     mass, loss, length : float
         Σ w_m, Σ w_m·loss_m and, where a batch-size test compares clients, Σ w_m‖g_m‖².
-    weights : dict of int to float
-        w_m, by client.
+    weights, samples : dict of int to (float or int)
+        w_m, and how many examples the estimate is made of, by client.
     applied : dict of int to Report
         What was added, by client.
     refused : dict of int to str
@@ -39,6 +39,7 @@ class Sums:
     loss: float = 0.0
     length: float = 0.0
     weights: dict[int, float] = field(default_factory=dict)
+    samples: dict[int, int] = field(default_factory=dict)
     applied: dict[int, Report] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
     squares: Vector = field(default_factory=lambda: np.zeros(2))
@@ -55,9 +56,11 @@ class Sums:
         vector: Vector,
         buffers: Vector | None,
         weight: float,
+        samples: int,
         compared: bool = False,
     ) -> None:
         """Add a valid report with its decoded vectors, ``compared`` with the other clients'."""
+        self.samples[report.client] = samples
         with np.errstate(over="ignore"):  # the mean is looked at
             self.vector += vector if weight == 1 else weight * vector
             if self.buffers is not None and buffers is not None:
@@ -70,16 +73,27 @@ class Sums:
             self.squares += weight * np.array(astuple(report.measured))
             self.measured_mass += weight
 
-    def evidence(self, gradient_square: float, samples: int) -> Evidence:
-        """What the reports say of their batches, for ‖ĝ‖² and all the samples so far."""
+    def evidence(self, gradient_square: float, samples: int, pool: float | None) -> Evidence:
+        """What the reports say of their batches.
+
+        Parameters
+        ----------
+        gradient_square : float
+            ‖ĝ‖².
+        samples : int
+            So far.
+        pool : float or None
+            Σ w_m over everyone whose memory is in ĝ; None: over those that reported.
+        """
         spread = 0.0
         if self.length:  # Σ w‖g_m‖²/Σ w − ‖ḡ‖²
             spread = max(0.0, self.length / self.mass - squared_norm(self.vector / self.mass))
         replies = [
-            Reply(self.weights[client] / self.mass, report.samples, report.statistic)
+            Reply(self.weights[client] / self.mass, self.samples[client], report.statistic)
             for client, report in self.applied.items()
         ]
-        return Evidence(replies, gradient_square, samples, spread)
+        share = 1.0 if pool is None else self.mass / pool
+        return Evidence(replies, gradient_square, samples, spread, share)
 
     def measured(self) -> Measured | None:
         """The weighted means of what the clients measured."""
@@ -105,8 +119,6 @@ def opened(
     """
     if report.round != round:
         raise ValueError(f"the report is of round {report.round}, not {round}")
-    if report.statistic is not None and report.samples < 1:
-        raise ValueError("a statistic of no samples")
     if not 1 <= report.examples <= LARGEST or not np.isfinite(report.loss):
         raise ValueError(f"{report.examples} examples with a loss of {report.loss}")
     vector = _like(point, report.packet, radius)

@@ -47,8 +47,9 @@ def adadagrad_norm(
 ) -> FedBias:
     """AdaGrad-Norm, S ← S + ‖g‖² and x ← x − αg/√S, with batches that grow on demand.
 
-    Under the norm test E‖ĝ‖² ≤ (1 + η²)‖∇f‖², and (1/K)Σ‖∇f(x_k)‖² falls as 1/K with high
-    probability for smooth f, convex or not.
+    If in every round E ĝ = ∇f and E‖ĝ − ∇f‖² ≤ η²‖∇f‖², and S_0 > 0, then (1/K)Σ‖∇f(x_k)‖² falls
+    as 1/K with high probability, for smooth f, convex or not
+    (:func:`fedbias.theory.adagrad_norm_bound`).
 
     Parameters
     ----------
@@ -65,7 +66,9 @@ def adadagrad_norm(
 
     Notes
     -----
-    See :func:`adadagrad` for what is NOT guaranteed.
+    NOT guaranteed: that condition. The test has estimates of both sides, a round late; it cannot
+    hold once b is at its maximum or at the clients' data; clients that differ and stay away, biased
+    compression and reshuffling break E ĝ = ∇f.
     """
     optimizer = fb.adagrad_norm(step_size, initial)
     return FedBias(optimizer, estimator, batch_size=batch_size, **settings)

@@ -126,7 +126,8 @@ class FedBias(Strategy):
     def summary(self) -> None:
         """Log the settings."""
         a = self.algorithm
-        _LOG.info("\t%s, %s, %s, %s", a.optimizer, a.estimator, a.compressor, a.feedback)
+        parts = (a.optimizer, a.decay, a.estimator, a.compressor, a.feedback)
+        _LOG.info("\t%s, batch size %s", ", ".join(map(str, parts)), a.batch_size)
 
     @property
     def refused(self) -> Mapping[int, str]:

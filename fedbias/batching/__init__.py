@@ -8,7 +8,10 @@ never shrinks; it never exceeds the maximum, nor a client's data.
 
 from __future__ import annotations
 
+from numbers import Integral
+
 from fedbias import checks
+from fedbias.headers import LARGEST
 
 from .base import BatchSize, BatchTest, Evidence, Reply
 from .federated import cross_client_test, norm_test
@@ -41,9 +44,9 @@ def as_batch_size(value: BatchSize | int | None) -> BatchSize | None:
     """A whole number means :class:`ConstantBatch`, None all the data (ValueError for others)."""
     if value is None or isinstance(value, BatchSize):
         return value
-    if isinstance(value, int) and not isinstance(value, bool):
-        checks.whole("algorithm", "batch_size", value, least=1)
-        return ConstantBatch(value)
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        checks.whole("algorithm", "batch_size", value, least=1, most=LARGEST)
+        return ConstantBatch(int(value))
     raise ValueError(
         "algorithm: batch_size must be a whole number >= 1, None, or like "
         f"norm_test(eta=0.5, maximum=256), not {value!r}"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from fedbias import checks
+from fedbias.headers import LARGEST
 from fedbias.objectives import Statistics
 
 
@@ -21,7 +23,7 @@ class Reply:
     weight : float
         w_m; they sum to 1.
     samples : int
-        b_m, the examples it looked at.
+        b_m, the examples that it was asked for.
     statistic : float or None
         What the test asked for; None where it is not finite.
     """
@@ -43,13 +45,16 @@ class Evidence:
     spread : float
         Σ w_m‖g_m − ḡ‖² of the decoded vectors and THEIR mean ḡ, for a test that compares clients.
     samples : int
-        Examples looked at by all applied reports since the start.
+        Examples that all applied estimates since the start were made of.
+    share : float
+        The replies' share of the weight in ĝ: 1, unless ĝ also holds memories of silent clients.
     """
 
     replies: Sequence[Reply]
     gradient_square: float
     samples: int
     spread: float = 0.0
+    share: float = 1.0
 
 
 class BatchSize(ABC):
@@ -60,6 +65,8 @@ class BatchSize(ABC):
     local: ClassVar[bool] = False  # whether a client alone knows the size that it needs
     compares_clients: ClassVar[bool] = False  # whether the server looks at the clients' spread
     clamps: ClassVar[bool] = True  # whether a client with less data than b takes all of it
+
+    maximum: int
 
     @property
     @abstractmethod
@@ -82,10 +89,12 @@ class BatchTest(BatchSize):
     exactly zero, which dead units or a coarse compressor produce as well as a stationary point.
     """
 
-    maximum: int
     initial: int
 
     def __post_init__(self) -> None:
+        for bound in fields(self):  # type: ignore[arg-type]  # of the dataclass that it becomes
+            if bound.name not in ("initial", "maximum"):  # η, ϑ, ν
+                checks.real(self.name, bound.name, getattr(self, bound.name), above=0)
         # One example has no variance, so a size of 1 could never be seen to be too small.
         check_range(self.name, self.initial, self.maximum, least=2)
 
@@ -102,16 +111,20 @@ class BatchTest(BatchSize):
 
 
 def grown(size: int, wanted: float, maximum: int) -> int:
-    """⌈wanted⌉ within ``size`` and ``maximum``; ``size`` where nothing finite is wanted."""
-    return min(maximum, max(size, math.ceil(wanted))) if math.isfinite(wanted) else size
+    """⌈wanted⌉ within ``size`` and ``maximum``; ``size`` where the test is undefined."""
+    if math.isnan(wanted):
+        return size
+    return maximum if wanted >= maximum else max(size, math.ceil(wanted))
 
 
 def ratio(noise: float, signal: float) -> float:
-    """noise/signal; NaN for a signal of 0, and where it is beyond every float."""
-    return noise / signal if signal > 0 and math.isfinite(noise / signal) else math.nan
+    """noise/signal, at most the largest float; NaN for a signal of 0, or noise that is infinite."""
+    if not (signal > 0 and math.isfinite(noise)):
+        return math.nan
+    return min(noise / signal, sys.float_info.max)
 
 
 def check_range(owner: str, initial: int, maximum: int, least: int) -> None:
     """Refuse a start below ``least``, or a maximum below the start (ValueError)."""
     checks.whole(owner, "initial", initial, least=least)
-    checks.whole(owner, "maximum", maximum, least=initial)
+    checks.whole(owner, "maximum", maximum, least=initial, most=LARGEST)

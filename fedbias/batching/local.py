@@ -7,7 +7,6 @@ from typing import cast
 
 import numpy as np
 
-from fedbias import checks
 from fedbias.notation import setting
 from fedbias.objectives import Statistics
 from fedbias.vectors import Vector, squared_norm
@@ -44,12 +43,8 @@ class LocalNormTest(_LocalTest):
 
     measures = "trace"
 
-    def __post_init__(self) -> None:
-        checks.real(self.name, "eta", self.eta, above=0)
-        super().__post_init__()
-
     def statistic(self, found: Statistics) -> float:
-        return ratio(found.trace, self.eta * self.eta * squared_norm(found.gradient))
+        return ratio(found.trace, self.eta * (self.eta * squared_norm(found.gradient)))
 
 
 @setting("inner_product_test")
@@ -64,10 +59,6 @@ class InnerProductTest(_LocalTest):
     initial: int = 2
 
     measures = "along"
-
-    def __post_init__(self) -> None:
-        checks.real(self.name, "theta", self.theta, above=0)
-        super().__post_init__()
 
     def statistic(self, found: Statistics) -> float:
         return _inner_product(found, self.theta)
@@ -87,17 +78,11 @@ class AugmentedTest(_LocalTest):
 
     measures = "along"
 
-    def __post_init__(self) -> None:
-        checks.real(self.name, "theta", self.theta, above=0)
-        checks.real(self.name, "nu", self.nu, above=0)
-        super().__post_init__()
-
     def statistic(self, found: Statistics) -> float:
         square = squared_norm(found.gradient)
         across = max(0.0, found.trace - ratio(found.along, square))
-        return float(
-            np.maximum(_inner_product(found, self.theta), ratio(across, self.nu * self.nu * square))
-        )
+        orthogonal = ratio(across, self.nu * (self.nu * square))
+        return float(np.maximum(_inner_product(found, self.theta), orthogonal))
 
 
 @setting("coordinate_test")
@@ -114,20 +99,16 @@ class CoordinateTest(_LocalTest):
 
     measures = "variances"
 
-    def __post_init__(self) -> None:
-        checks.real(self.name, "eta", self.eta, above=0)
-        super().__post_init__()
-
     def statistic(self, found: Statistics) -> float:
         means = found.gradient.astype(np.float64)
         with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
-            asked = cast(Vector, found.variances) / (self.eta * means) ** 2
+            asked = cast(Vector, found.variances) / (float(self.eta) * means) ** 2
         return float(np.max(asked, initial=-math.inf, where=np.isfinite(asked)))
 
 
 def _inner_product(found: Statistics, theta: float) -> float:
     square = squared_norm(found.gradient)
-    return ratio(ratio(found.along, square), theta * theta * square)
+    return ratio(ratio(found.along, square), theta * (theta * square))
 
 
 local_norm_test, inner_product_test = LocalNormTest, InnerProductTest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from fedbias import checks
+from fedbias.headers import LARGEST
 from fedbias.notation import setting
 
 from .base import BatchSize, Evidence, check_range
@@ -17,10 +18,14 @@ class ConstantBatch(BatchSize):
     clamps = False
 
     def __post_init__(self) -> None:
-        checks.whole(self.name, "size", self.size, least=1)
+        checks.whole(self.name, "size", self.size, least=1, most=LARGEST)
 
     @property
     def first(self) -> int:
+        return self.size
+
+    @property
+    def maximum(self) -> int:  # type: ignore[override]
         return self.size
 
     def following(self, size: int, evidence: Evidence) -> int:
@@ -37,7 +42,7 @@ class LinearBatch(BatchSize):
 
     def __post_init__(self) -> None:
         check_range(self.name, self.initial, self.maximum, least=1)
-        checks.whole(self.name, "samples", self.samples, least=1)
+        checks.whole(self.name, "samples", self.samples, least=1, most=LARGEST)
 
     @property
     def first(self) -> int:

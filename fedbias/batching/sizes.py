@@ -20,7 +20,7 @@ def size_now(rule: BatchSize | None, size: int | None, enrolled: Mapping[int, in
     """
     if rule is None:
         return None
-    size = rule.first if size is None else size
+    size = rule.first if size is None else min(size, rule.maximum)
     return min(size, max(enrolled.values(), default=size)) if rule.clamps else size
 
 

@@ -168,7 +168,8 @@ def _row_statistics(
     trace = variance_of(float(squares @ lengths), squared_norm(mean), count)
     along, variances = math.nan, None
     if what == "along":
-        along = float(np.var(slopes * (rows @ gradient), ddof=1)) if count > 1 else 0.0
+        products = slopes.astype(np.float64) * (rows @ gradient)
+        along = float(np.var(products, ddof=1)) if count > 1 else 0.0
     elif what == "variances":
         moments = np.einsum("i,ij,ij->j", squares, rows, rows, dtype=np.float64)
         variances = variance_of(moments, mean.astype(np.float64) ** 2, count)

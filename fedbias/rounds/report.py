@@ -17,7 +17,6 @@ _REPORT: dict[str, Check] = {
     "client": whole(),
     "examples": whole(),
     "loss": real,
-    "samples": whole(),
     "statistic": amount,
     "computed": whole(),
     "lost_memory": flag,
@@ -59,8 +58,6 @@ class Report:
         feedback takes its estimate elsewhere.
     computed : int
         Example gradients computed in this turn.
-    samples : int
-        Those of them that the estimate was made of: b_m, or H·b_m for H local steps.
     statistic : float or None
         What the plan's batch-size test asked for; None without one, or if it is not finite.
     lost_memory : bool
@@ -79,7 +76,6 @@ class Report:
     examples: int
     loss: float
     computed: int
-    samples: int
     statistic: float | None = None
     lost_memory: bool = False
     buffers: Packet | None = None
@@ -98,7 +94,6 @@ class Report:
             "client": self.client,
             "examples": self.examples,
             "loss": self.loss,
-            "samples": self.samples,
             "statistic": self.statistic,
             "computed": self.computed,
             "lost_memory": self.lost_memory,
