@@ -24,7 +24,7 @@ from fedbias.vectors import Vector
 
 from .torch_cohort import TorchCohort
 from .torch_flat import flat_module
-from .torch_statistics import ExampleGradients
+from .torch_statistics import FEW, ExampleGradients, is_their_mean, unlike
 
 Loss = Callable[[Tensor, Tensor], Tensor]
 
@@ -37,12 +37,15 @@ class TorchObjective:
     module : torch.nn.Module
         Parameters of one floating dtype. Its weights are overwritten by every point.
     loss : callable
-        (outputs, targets) → scalar MEAN over the batch, such as ``cross_entropy``.
+        (outputs, targets) → scalar MEAN of the examples' losses, such as ``cross_entropy``.
+        ``per_example_statistics`` refuses another one, with class weights or ignored labels, say.
     data : Dataset, or (inputs, targets)
         Tensors or arrays with one row per example; a Dataset is collated once and kept in memory.
     micro_batch : int, optional
         Examples per forward pass, which bounds the memory. BatchNorm then sees micro-batches.
-        ``per_example_statistics`` takes fewer where their gradients would exceed 16 MiB.
+        ``per_example_statistics`` takes fewer where their gradients would exceed 16 MiB: it holds
+        at most so much of them, or one example's if that is larger, besides 16 bytes per parameter
+        and the activations of a piece.
     device : str
         Where the module and the data live.
 
@@ -71,6 +74,7 @@ class TorchObjective:
             raise ValueError(f"{len(self._inputs)} inputs and {len(self._targets)} targets")
         self._micro = micro_batch
         self.draw_key: tuple[int, ...] = ()  # set by every turn
+        self._is_mean = False  # whether the loss was found to be the mean of the examples' losses
 
     @property
     def dim(self) -> int:
@@ -143,9 +147,15 @@ class TorchObjective:
     def per_example_statistics(
         self, point: Vector, batch: Batch | None = None, what: str = "trace"
     ) -> Statistics:
-        """How the examples' gradients spread, in training mode (ValueError with BatchNorm)."""
+        """How the examples' gradients spread, in training mode.
+
+        ValueError with BatchNorm, and with a loss that is not the mean of the examples' losses.
+        """
         self._flat.load(point).train()
         examples = ExampleGradients(self._flat, self._loss)
+        if not self._is_mean:
+            self._is_mean = self._compared(point, examples)
+            self._flat.module.train()
         with self._seeded(point, batch):
             found = examples.statistics(self._pieces(batch, examples.at_once), what)
         if what == "along":
@@ -172,6 +182,20 @@ class TorchObjective:
         inputs = torch.stack([f._inputs for f in objectives])
         targets = torch.stack([f._targets for f in objectives])
         return TorchCohort(first._flat.module, first._flat.layout, first._loss, inputs, targets)
+
+    def _compared(self, point: Vector, examples: ExampleGradients) -> bool:
+        """Whether a few examples' loss is the mean of theirs, without dropout; see ``unlike``."""
+        most = min(FEW, self._micro or FEW, max(2, examples.at_once))
+        if (count := min(most, self.size)) < 2:
+            return False
+        self._flat.module.eval()
+        few = unlike(self._targets, count)
+        with self._seeded(point, few):
+            ((inputs, targets, _),) = self._pieces(few)
+            together = examples.together(inputs, targets)
+        with self._seeded(point, few):
+            each = examples.statistics(self._pieces(few, examples.at_once), "trace")
+        return is_their_mean(together, each, count)
 
     def _forward(self, point: Vector, batch: Batch | None) -> dict[str, float]:
         module = self._flat.load(point)

@@ -6,18 +6,23 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.autograd import grad
 from torch.func import functional_call, grad_and_value, jvp, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.instancenorm import _InstanceNorm
 
-from fedbias.objectives import Statistics, variance_of
-from fedbias.vectors import Vector, squared_norm
+from fedbias.objectives import Batch, Statistics, variance_of
+from fedbias.vectors import Vector, norm, squared_norm
 
 from .torch_flat import FlatModule
 
 BUDGET = 2**24  # bytes of example gradients at once; with half, dense layers take 1.5 × as long
+FEW = 8  # examples that are compared at most
+TOLERANCE = 1e-2  # a loss is refused above it; TF32 and bfloat16 round to some 1e-3
+UNVECTORISED = ("vmap", "transform", "have storage")  # what torch.func says of what it cannot take
 Pieces = Iterable[tuple[Tensor, Tensor, float]]
 
 
@@ -31,7 +36,12 @@ class ExampleGradients:
     ----------
     flat : FlatModule
     loss : callable
-        (outputs, targets) → mean over the batch.
+        (outputs, targets) → mean of the examples' losses.
+
+    Raises
+    ------
+    ValueError
+        Where a layer has statistics of its batch, or no weight is trained.
     """
 
     def __init__(self, flat: FlatModule, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
@@ -48,12 +58,25 @@ class ExampleGradients:
             for name, weight in flat.module.named_parameters()
             if weight.requires_grad
         }
+        if not self._weights:
+            raise ValueError("no weight of the module is trained: there are no gradients")
+        self._buffers = {name: b.clone() for name, b in flat.module.named_buffers()}
 
     @property
     def at_once(self) -> int:
         """How many examples' gradients fit into the budget; at least one."""
         each = sum(weight.numel() * weight.element_size() for weight in self._weights.values())
         return max(1, BUDGET // each)
+
+    def together(self, inputs: Tensor, targets: Tensor) -> Vector:
+        """The gradient of the loss of all these examples, as one batch."""
+        flat = torch.zeros(self._flat.layout.dim, dtype=torch.float64, device=self._flat.device)
+        weights = {name: w.detach().requires_grad_() for name, w in self._weights.items()}
+        loss, parts = self._loss_of(weights, inputs, targets), self._named(flat)
+        found = grad(loss, list(weights.values()), materialize_grads=True)
+        for name, part in zip(weights, found, strict=True):
+            parts[name].copy_(part)
+        return flat.cpu().numpy()
 
     def statistics(self, pieces: Pieces, what: str) -> Statistics:
         """Loss, ḡ, the trace and, where ``what`` says so, the variances."""
@@ -76,7 +99,7 @@ class ExampleGradients:
 
         def slope(example: Tensor, target: Tensor) -> Tensor:
             def loss(weights: dict[str, Tensor]) -> Tensor:
-                return self._loss_of(weights, example, target)
+                return self._loss_of(weights, example[None], target[None])
 
             return cast(Tensor, jvp(loss, (self._weights,), (tangents,))[1])
 
@@ -88,22 +111,56 @@ class ExampleGradients:
     def _added(self, totals: Tensor, inputs: Tensor, targets: Tensor) -> float:
         """The sum of a piece's losses; Σ g_i and Σ g_i² are added to the rows of ``totals``."""
         each = vmap(grad_and_value(self._loss_of), in_dims=(None, 0, 0), randomness="different")
-        gradients, losses = each(self._weights, inputs, targets)
+        gradients, losses = each(self._weights, inputs[:, None], targets[:, None])
         sums, squares = (self._named(row) for row in totals)
         for name, part in gradients.items():
             sums[name] += part.sum(0)
             squares[name] += part.square().sum(0)  # not torch's norm: it is off by 1e-4 in float32
         return float(losses.sum(dtype=torch.float64))
 
-    def _loss_of(self, weights: dict[str, Tensor], example: Tensor, target: Tensor) -> Tensor:
-        outputs = functional_call(self._flat.module, weights, (example[None],))
-        return self._loss(cast(Tensor, outputs), target[None])
+    def _loss_of(self, weights: dict[str, Tensor], inputs: Tensor, targets: Tensor) -> Tensor:
+        outputs = functional_call(self._flat.module, weights | self._buffers, (inputs,))
+        return self._loss(cast(Tensor, outputs), targets)
 
     def _named(self, flat: Tensor) -> dict[str, Tensor]:
         """A flat tensor's parts for the weights that are trained."""
         names = (name for name, _ in self._flat.layout.shapes)
         parts = zip(names, self._flat.cut(flat), strict=True)
         return {name: part for name, part in parts if name in self._weights}
+
+
+def unlike(targets: Tensor, count: int) -> Batch:
+    """So many examples with targets from the least to the largest, ignored ones (−100) among them.
+
+    Class weights cancel in a batch of one label.
+    """
+    order = targets.reshape(len(targets), -1).sum(1).argsort(stable=True).cpu().numpy()
+    chosen: Batch = order[np.linspace(0, len(order) - 1, count).round().astype(np.int64)]
+    return chosen
+
+
+def is_their_mean(together: Vector, each: Statistics, count: int) -> bool:
+    """Whether a batch's gradient is the mean of its examples' gradients; False: nobody can say.
+
+    They are compared relative to the gradients, as a mean may cancel.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    if not np.isfinite(together).all():
+        return False
+    apart = norm(together - each.gradient)
+    spread = squared_norm(each.gradient) + each.trace * (count - 1) / count  # mean of ‖g_i‖²
+    if not apart <= TOLERANCE * max(norm(together), spread**0.5):
+        raise ValueError(
+            "the loss of a batch is not the mean of its examples' losses (class weights, ignored "
+            "labels, a sum, or layers that join examples), so that the examples' gradients are "
+            "those of another objective: use constant batches or cross_client_test, which need no "
+            "such gradients"
+        )
+    return spread > 0
 
 
 def _joins_examples(part: nn.Module) -> bool:
@@ -119,7 +176,14 @@ def _explained() -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        reason = str(error).splitlines()[0].split(". ")[0]
+        reason = str(error).splitlines()[0].split(". ")[0] if str(error) else ""
+        if "forward AD" in reason:
+            raise ValueError(
+                f"this module or its loss cannot be differentiated along a direction ({reason}): "
+                "use norm_test, which needs no such derivative"
+            ) from error
+        if not any(word in reason for word in UNVECTORISED):
+            raise  # out of memory, say, or shapes that do not fit
         raise ValueError(
             f"this module or its loss cannot be differentiated example by example ({reason}): "
             "change it, or use cross_client_test, which needs no such gradients"

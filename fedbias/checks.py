@@ -90,7 +90,7 @@ def _interval(
     noun: str, above: float | None, least: float | None, below: float | None, most: float | None
 ) -> str:
     words = [
-        f"{sign} {bound:g}"
+        f"{sign} {bound if isinstance(bound, Integral) else format(bound, 'g')}"
         for sign, bound in ((">", above), (">=", least), ("<", below), ("<=", most))
         if bound is not None
     ]

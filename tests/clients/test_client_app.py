@@ -228,7 +228,7 @@ def test_what_is_measured_travels():
     plan = replace(PLAN, measure=test)
     header = json.loads(told(ask(client_app(own), node(0), "train", plan.to_record()))["header"])
     report, _ = respond(PROBLEM.objectives[0], plan, Ledger())
-    assert header["statistic"] == report.statistic > 0 and header["samples"] == 2 * 5
+    assert header["statistic"] == report.statistic > 0 and header["computed"] == 2 * 5
     plain = json.loads(told(ask(client_app(own), node(0), "train", GOOD))["header"])
     assert plain | {"statistic": report.statistic} == header and plain["statistic"] is None
 

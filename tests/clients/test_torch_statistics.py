@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, mse_loss
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import fedbias as fb
 from clients import TorchObjective, torch_statistics
-from fedbias.objectives import capabilities
+from fedbias.objectives import Statistics, capabilities
 from fedbias.randomness import Purpose, generator
 from simulations.models import cnn, linear, mlp
 
@@ -415,6 +415,232 @@ def test_what_torch_cannot_vectorise_is_a_sentence(kind, reason, what):
     assert says.startswith("this module or its loss cannot be differentiated example by example (")
     assert says.endswith("use cross_client_test, which needs no such gradients")
     assert "\n" not in says and len(says) < 400
+
+
+class NoForwardMode(nn.Linear):
+    """Distances to fixed points, whose derivative along a direction torch does not have."""
+
+    def forward(self, images):
+        return torch.cdist(super().forward(images.flatten(1)), torch.eye(3, dtype=torch.float64))
+
+
+def test_what_lacks_forward_mode_alone_may_use_the_norm_test():
+    """Kills: the advice that no gradients of examples are to be had."""
+    objective = made(NoForwardMode(64, 3))
+    point = some_point(objective)
+    assert objective.per_example_statistics(point).trace > 0
+    with pytest.raises(ValueError, match="forward AD with _cdist_forward") as refusal:
+        objective.per_example_statistics(point, None, "along")
+    assert str(refusal.value).endswith("use norm_test, which needs no such derivative")
+
+
+@pytest.mark.parametrize("micro", [None, 1], ids=["compared", "examples"])
+def test_shapes_that_do_not_fit_are_not_explained(micro):
+    """Kills: every RuntimeError in the words for what cannot be vectorised."""
+    objective = made(nn.Sequential(nn.Flatten(), nn.Linear(63, 3)), micro_batch=micro)
+    with pytest.raises(RuntimeError, match="size mismatch|cannot be multiplied"):
+        objective.per_example_statistics(some_point(objective))
+
+
+def test_a_module_without_trained_weights():
+    """A sentence; a plain gradient is refused by torch. Kills: a division by zero."""
+    module = nn.Sequential(nn.Flatten(), nn.Linear(64, 3)).requires_grad_(False)
+    objective = made(module)
+    with pytest.raises(ValueError, match="^no weight of the module is trained: there are no grad"):
+        objective.per_example_statistics(some_point(objective))
+    with pytest.raises(RuntimeError, match="does not require grad"):
+        objective.gradient(some_point(objective))
+
+
+# The loss of a batch, and those of its examples ---------------------------------------------------
+
+
+class Centred(nn.Linear):
+    def forward(self, inputs):
+        return super().forward(inputs - inputs.mean(0))
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.two.weight = self.one.weight
+
+    def forward(self, inputs):
+        return self.two(torch.tanh(self.one(inputs)))
+
+
+class Drawing(nn.Linear):
+    """Draws in evaluation too."""
+
+    def forward(self, inputs):
+        hidden = nn.functional.dropout(super().forward(nn.functional.dropout(inputs, 0.5)), 0.5)
+        return hidden + torch.rand(len(hidden), 1)
+
+
+ROWS = np.random.default_rng(8).standard_normal((24, 4)).astype(np.float32)
+CLASSES = np.arange(24) % 3
+SOME_IGNORED = np.where(np.arange(24) % 4 == 3, -100, CLASSES)
+WORDS = np.random.default_rng(9).integers(5, size=(24, 6))
+
+
+def embedding():
+    words = nn.Embedding(5, 4, scale_grad_by_freq=True)
+    return nn.Sequential(words, nn.Flatten(), nn.Linear(24, 3))
+
+
+def softmax():
+    return nn.Linear(4, 3)
+
+
+JOINED = {
+    "class weights": (
+        *(softmax, nn.CrossEntropyLoss(weight=torch.tensor([1, 5, 0.2])), ROWS),
+        CLASSES,
+    ),
+    "small class weights": (
+        *(softmax, nn.CrossEntropyLoss(weight=torch.tensor([1, 1.2, 1])), ROWS),
+        CLASSES,
+    ),
+    "ignored labels": (softmax, cross_entropy, ROWS, SOME_IGNORED),
+    "ignored words": (
+        *(lambda: nn.Unflatten(1, (2, 2)), cross_entropy, ROWS),
+        np.stack([CLASSES % 2, np.where(CLASSES == 0, -100, 1)], 1),
+    ),
+    "a sum": (softmax, nn.CrossEntropyLoss(reduction="sum"), ROWS, CLASSES),
+    "a layer": (lambda: Centred(4, 3), cross_entropy, ROWS, CLASSES),
+    "gradients by frequency": (embedding, cross_entropy, WORDS, CLASSES),
+    "shapes": (lambda: nn.Linear(4, 1), mse_loss, ROWS, ROWS[:, 0]),
+}
+PLAIN = {
+    "softmax": (softmax, cross_entropy, ROWS, CLASSES),
+    "label smoothing": (softmax, nn.CrossEntropyLoss(label_smoothing=0.1), ROWS, CLASSES),
+    "squares": (lambda: nn.Linear(4, 1), mse_loss, ROWS, ROWS[:, :1]),
+    "dropout": (lambda: nn.Sequential(nn.Dropout(), softmax()), cross_entropy, ROWS, CLASSES),
+    "GroupNorm": (
+        *(lambda: nn.Sequential(nn.Linear(4, 6), nn.GroupNorm(2, 6)), cross_entropy, ROWS),
+        CLASSES,
+    ),
+    "tied weights": (Tied, cross_entropy, ROWS, CLASSES),
+    "draws in evaluation": (lambda: Drawing(4, 3), cross_entropy, ROWS, CLASSES),
+}
+
+
+def of_case(case, **options):
+    build, loss, inputs, targets = case
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        module = build()
+    if case is JOINED["ignored words"]:
+        module = nn.Sequential(nn.Linear(4, 4), module)
+    return TorchObjective(module, loss, (inputs, targets), **options)
+
+
+REFUSED = (
+    "the loss of a batch is not the mean of its examples' losses (class weights, ignored labels, a "
+    "sum, or layers that join examples), so that the examples' gradients are those of another "
+    "objective: use constant batches or cross_client_test, which need no such gradients"
+)
+
+
+@pytest.mark.filterwarnings("ignore:Using a target size")
+@pytest.mark.parametrize("case", JOINED)
+@pytest.mark.parametrize("what", WHAT)
+def test_a_loss_that_is_no_mean_is_refused(case, what):
+    """At every call, whatever its batch. Kills: the gradient of another objective, losses compared
+    without their gradients, examples of one label.
+    """
+    objective = of_case(JOINED[case])
+    point = some_point(objective, torch.float32)
+    for batch in (None, np.array([0, 3, 6, 9]), np.array([5])):
+        with pytest.raises(ValueError) as refusal:
+            objective.per_example_statistics(point, batch, what)
+        assert str(refusal.value) == REFUSED
+    assert np.isfinite(objective.gradient(point)).all()
+
+
+@pytest.mark.parametrize("case", PLAIN)
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 30.0])
+def test_a_loss_that_is_their_mean_is_taken(case, scale):
+    """Once: the second call does not look again. Kills: a tolerance below float32's rounding,
+    dropout that is compared, a comparison at each call, one that leaves a trace.
+    """
+    objective, bare = of_case(PLAIN[case]), of_case(PLAIN[case])
+    bare._is_mean = True  # without the comparison
+    for seed in range(3):
+        point = scale * some_point(objective, torch.float32, seed)
+        point = point.astype(np.float32)
+        state = torch.get_rng_state()
+        one, other = (
+            each.per_example_statistics(point, None, "along") for each in (objective, bare)
+        )
+        assert torch.equal(torch.get_rng_state(), state)
+        assert one.gradient.tobytes() == other.gradient.tobytes()
+        assert (one.loss, one.trace, one.along) == (other.loss, other.trace, other.along)
+        assert objective._is_mean
+
+
+def test_it_is_compared_once(monkeypatch):
+    """And again while nothing can be said, as where no number is finite. Kills: a comparison at
+    each call, one that passes on NaN.
+    """
+    seen, compare = [], TorchObjective._compared
+    monkeypatch.setattr(
+        *(TorchObjective, "_compared"),
+        lambda *given: seen.append(given) or compare(*given),
+    )
+    objective = of_case(PLAIN["softmax"])
+    point = some_point(objective, torch.float32)
+    for value, count in ((np.nan, 1), (np.nan, 2), (1, 3), (1, 3), (np.nan, 3)):
+        objective.per_example_statistics(value * point)
+        assert len(seen) == count
+
+
+def test_a_comparison_leaves_gradients_and_buffers_alone():
+    """Kills: .backward(), and a running mean that moves in evaluation."""
+
+    class Running(nn.Linear):
+        def __init__(self):
+            super().__init__(4, 3)
+            self.register_buffer("mean", torch.zeros(4))
+
+        def forward(self, inputs):
+            self.mean = 0.9 * self.mean + 0.1 * inputs.mean(0)
+            return super().forward(inputs)
+
+    module = Running()
+    objective = TorchObjective(module, cross_entropy, (ROWS, CLASSES))
+    point = some_point(objective, torch.float32)
+    objective.gradient(point)
+    grads, mean = module.weight.grad.clone(), module.mean.clone()
+    assert mean.abs().sum() > 0
+    objective.per_example_statistics(point)
+    assert torch.equal(module.weight.grad, grads) and torch.equal(module.mean, mean)
+    assert module.training
+
+
+def test_a_mean_that_cancels_is_compared_with_its_terms():
+    """Gradients ±1 have the mean 0, and rounding is no other objective; 0 and 0 say nothing.
+
+    Kills: a tolerance relative to the mean alone, a comparison of zeros that counts.
+    """
+    each = Statistics(0.0, np.float32([0, 1e-9]), 2.0)
+    assert torch_statistics.is_their_mean(np.array([1e-6, 0]), each, 2) is True
+    zeros = Statistics(0.0, np.zeros(2, np.float32), 0.0)
+    assert torch_statistics.is_their_mean(np.zeros(2), zeros, 2) is False
+    spread = Statistics(0.0, np.float32([3, 0]), 14.0)  # mean square 9 + 14/2 = 16
+    assert torch_statistics.is_their_mean(np.array([3.039, 0]), spread, 2) is True
+    with pytest.raises(ValueError, match="not the mean"):
+        torch_statistics.is_their_mean(np.array([3.041, 0]), spread, 2)
+    with pytest.raises(ValueError, match="not the mean"):  # an example's NaN, as if ignored
+        torch_statistics.is_their_mean(np.ones(2), Statistics(0.0, np.full(2, np.nan), np.nan), 2)
+
+
+def test_the_examples_that_are_compared():
+    """The least and the largest target are there; a row counts by its sum. Kills: the first."""
+    targets = torch.tensor([2] * 9 + [-100] + [7])
+    assert torch_statistics.unlike(targets, 3).tolist() == [9, 4, 10]
+    assert torch_statistics.unlike(torch.tensor([[1, 1], [3, 0], [0, 0]]), 2).tolist() == [2, 1]
 
 
 # In a federation ----------------------------------------------------------------------------------

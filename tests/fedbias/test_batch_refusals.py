@@ -13,31 +13,8 @@ from fedbias.ledger import Ledger
 from fedbias.problems import Squares
 from fedbias.server import apply, plan_for
 from fedbias.state import ServerState
+from tests.tools.batch_runs import CLIENTS, DESCENT, NORM, START, TESTS, algorithm, each_test, run
 from tests.tools.uneven import uneven
-
-CLIENTS = uneven(60, 25, 9, 1)
-START = np.full(4, 5.0)
-NORM = fb.norm_test(eta=0.5, maximum=50)
-TESTS = [
-    NORM,
-    fb.local_norm_test(eta=1.0, maximum=50),
-    fb.inner_product_test(theta=0.9, maximum=50),
-    fb.augmented_test(theta=0.9, nu=2.0, maximum=50),
-    fb.coordinate_test(eta=1.0, maximum=50),
-    fb.cross_client_test(eta=0.5, maximum=50),
-]
-each_test = pytest.mark.parametrize("rule", TESTS, ids=lambda rule: rule.name)
-DESCENT = fb.gradient_descent(0.3)
-
-
-def run(rule, rounds=12, objectives=CLIENTS, **settings):
-    settings = {"optimizer": DESCENT, "estimator": fb.minibatch(), "seed": 3} | settings
-    start = settings.pop("start", START)
-    return fb.run(objectives, settings.pop("optimizer"), start, rounds, batch_size=rule, **settings)
-
-
-def algorithm(rule, **settings):
-    return Algorithm(DESCENT, **({"estimator": fb.minibatch(), "batch_size": rule} | settings))
 
 
 class LossAndGradient:
@@ -76,7 +53,7 @@ def test_a_statistic_that_overflows_is_none(rule, size):
     state = ServerState(np.zeros(4), enrolled={0: 4})
     report, _ = respond(objective, plan_for(made, state, 0), Ledger())
     again = fb.Report.from_record(report.to_record())
-    assert again.statistic is None and again.samples == 4
+    assert again.statistic is None and again.computed == 4
     after, outcome = apply(replace(made, optimizer=fb.gradient_descent(1e-250)), state, [again])
     assert outcome.applied == (0,) and after.batch_size == 4 and after.samples == 4
     assert math.isnan(outcome.wanted)

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 import fedbias as fb
-from fedbias.algorithm import Algorithm
 from fedbias.batching import own_size
 from fedbias.client import respond
 from fedbias.ledger import Ledger
@@ -15,39 +14,20 @@ from fedbias.problems import Squares
 from fedbias.randomness import Purpose, generator
 from fedbias.server import apply, plan_for
 from fedbias.state import ServerState
-from tests.tools.uneven import uneven
-
-SIZES = (60, 25, 9, 1)
-CLIENTS, ENROLLED = uneven(*SIZES), dict(enumerate(SIZES))
-START = np.full(4, 5.0)
-NORM = fb.norm_test(eta=0.5, maximum=50)
-TESTS = [
+from tests.tools.batch_runs import (
+    CLIENTS,
+    CROSS,
+    ENROLLED,
     NORM,
-    fb.local_norm_test(eta=1.0, maximum=50),
-    fb.inner_product_test(theta=0.9, maximum=50),
-    fb.augmented_test(theta=0.9, nu=2.0, maximum=50),
-    fb.coordinate_test(eta=1.0, maximum=50),
-    fb.cross_client_test(eta=0.5, maximum=50),
-]
-each_test = pytest.mark.parametrize("rule", TESTS, ids=lambda rule: rule.name)
-DESCENT = fb.gradient_descent(0.3)
-
-
-def run(rule, rounds=12, objectives=CLIENTS, **settings):
-    settings = {"optimizer": DESCENT, "estimator": fb.minibatch(), "seed": 3} | settings
-    start = settings.pop("start", START)
-    return fb.run(objectives, settings.pop("optimizer"), start, rounds, batch_size=rule, **settings)
-
-
-def algorithm(rule, **settings):
-    return Algorithm(DESCENT, **({"estimator": fb.minibatch(), "batch_size": rule} | settings))
-
-
-def replies(made, state, objectives=CLIENTS):
-    return [
-        respond(objective, plan_for(made, state, client), Ledger())[0]
-        for client, objective in enumerate(objectives)
-    ]
+    SIZES,
+    START,
+    TESTS,
+    algorithm,
+    each_test,
+    replies,
+    run,
+)
+from tests.tools.uneven import uneven
 
 
 def by_hand(weights, rounds):
@@ -120,22 +100,24 @@ def test_single_precision(rule):
 @pytest.mark.parametrize("weights", ["uniform", "examples"])
 @pytest.mark.parametrize("compressor", [fb.identity(), fb.top_k(0.5)], ids=repr)
 def test_clients_are_compared_by_what_was_decoded(weights, compressor):
-    """Σw²/(1 − Σw²)·Σ w_m‖g_m − ḡ‖²·b/(η²‖ḡ‖²), from the packets themselves.
+    """σ̂²·Σ w_m²/b_m·b/(η²‖ḡ‖²), σ̂² = Σ w_m‖g_m − ḡ‖²/Σ(w_m(1 − w_m)/b_m), from the packets
+    themselves; the last client has one example.
 
-    Kills: the mean's square left out, weights that do not sum to 1, the vectors before they were
-    compressed.
+    Kills: the mean's square left out, weights that do not sum to 1, b for b_m, the vectors before
+    they were compressed.
     """
-    rule = fb.cross_client_test(eta=0.5, maximum=50)
-    made = algorithm(rule, weights=weights, compressor=compressor)
+    made = algorithm(CROSS, weights=weights, compressor=compressor)
     state = ServerState(START, enrolled=ENROLLED, batch_size=8)
     reports = replies(made, state)
     _, outcome = apply(made, state, reports)
     share = np.ones(4) if weights == "uniform" else np.array(SIZES, float)
     share /= share.sum()
+    asked = np.array([8, 8, 8, 1])
     vectors = np.stack([fb.decode(report.packet) for report in reports])
-    mean, squared = share @ vectors, np.sum(share**2)
+    mean = share @ vectors
     spread = share @ np.sum((vectors - mean) ** 2, axis=1)
-    expected = 8 * squared / (1 - squared) * spread / (0.25 * (mean @ mean))
+    one = spread / np.sum(share * (1 - share) / asked)
+    expected = 8 * one * np.sum(share**2 / asked) / (0.25 * (mean @ mean))
     assert outcome.wanted == pytest.approx(expected, rel=1e-9) and expected > 1
 
 
@@ -250,7 +232,7 @@ def test_who_comes_late_with_more_data():
             )
             ledger = ledgers.get(client, Ledger())
             report, ledgers[client] = respond(objectives[client], plan, ledger)
-            assert report.samples == plan.batch_size <= objectives[client].size
+            assert report.computed == plan.batch_size <= objectives[client].size
             reports.append(report)
         state, outcome = apply(made, state, reports)
         sizes.append(outcome.batch_size)
@@ -303,10 +285,10 @@ def test_a_refused_report_is_no_evidence():
     made = algorithm(NORM)
     state = ServerState(START, enrolled=ENROLLED, batch_size=8, samples=77)
     good = replies(made, state)
-    bad = replace(good[2], statistic=1e9, samples=0)
+    bad = replace(good[2], statistic=1e9, loss=math.nan)
     after, outcome = apply(made, state, [*good[:2], bad, good[3]])
     without, expected = apply(made, state, [*good[:2], good[3]])
-    assert outcome.refused == {2: "a statistic of no samples"}
+    assert outcome.refused == {2: "9 examples with a loss of nan"}
     assert (after.batch_size, after.samples) == (without.batch_size, without.samples)
     assert outcome.wanted == expected.wanted > 0
 
@@ -351,7 +333,7 @@ def test_local_steps_measure_the_last_one(rule, steps):
     assert report.statistic == rule.statistic(
         Squares.per_example_statistics(objective, point, batch, what)
     )
-    assert report.samples == 7 * steps
+    assert report.computed == 7 * steps
 
 
 def test_what_is_measured_is_not_compressed():

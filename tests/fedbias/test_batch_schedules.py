@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fedbias as fb
+from fedbias.algorithm import Algorithm
 from fedbias.batching import (
     BatchTest,
     Evidence,
@@ -18,6 +19,8 @@ from fedbias.batching import (
     size_now,
 )
 from fedbias.objectives import Statistics
+from fedbias.server import plan_for
+from fedbias.state import ServerState
 
 BOUNDS = [
     (fb.norm_test, ("eta",)),
@@ -113,6 +116,25 @@ def test_a_constant_is_not_clamped():
     assert own_size(rule, 20, {0: 3}, 0) == size_now(rule, 20, {0: 3}) == 20
 
 
+RANGES = [*TESTS, fb.linear_batch(2, 1000, 9), fb.stagewise_batch(2, 2, 9, 1000)]
+
+
+@pytest.mark.parametrize("rule", RANGES, ids=lambda rule: rule.name)
+def test_a_states_size_above_the_maximum(rule):
+    """Of a run that had a larger one: the maximum, for the round and for each client.
+
+    Kills: a size that never comes down to the maximum, in a plan or in the next state.
+    """
+    enrolled = {0: 10**6, 1: 999}
+    assert size_now(rule, 1001, enrolled) == size_now(rule, 10**9, enrolled) == 1000
+    assert (own_size(rule, 5000, enrolled, 0), own_size(rule, 5000, enrolled, 1)) == (1000, 999)
+    assert own_size(rule, 5000, {}, 2) == 1000
+    assert (size_now(rule, 1000, enrolled), size_now(rule, 999, enrolled)) == (1000, 999)
+    settings = fb.gradient_descent(0.1), fb.minibatch()
+    state = ServerState(np.zeros(2), enrolled=enrolled, batch_size=5000)
+    assert plan_for(Algorithm(*settings, batch_size=rule), state, 0).batch_size == 1000
+
+
 def test_without_a_rule_there_is_no_size():
     assert size_now(None, None, ENROLLED) is own_size(None, None, ENROLLED, 0) is None
     size, wanted = next_size(None, None, Evidence([], 1.0, 0))
@@ -161,7 +183,7 @@ def test_impossible_ranges(rule, bounds):
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: fb.constant_batch(0), "constant_batch: size must be a whole number >= 1, not 0"),
+        (lambda: fb.constant_batch(0), "constant_batch: size must be a whole number >= 1 and"),
         (lambda: fb.linear_batch(0, 8, 8), "linear_batch: initial must be a whole number >= 1"),
         (lambda: fb.linear_batch(8, 7, 8), "linear_batch: maximum must be a whole number >= 8"),
         (lambda: fb.linear_batch(1, 8, 0), "linear_batch: samples must be a whole number >= 1"),
@@ -182,6 +204,42 @@ def test_impossible_schedules(make, sentence):
 def test_a_number_is_a_constant():
     assert as_batch_size(8) == fb.constant_batch(8) and as_batch_size(None) is None
     assert all(as_batch_size(rule) is rule for rule in TESTS)
+
+
+@pytest.mark.parametrize("kind", [np.int64, np.int32, np.uint8])
+def test_a_number_of_numpys_is_one(kind):
+    """Spelled, and sent, like any other. Kills: isinstance(value, int)."""
+    assert as_batch_size(kind(8)) == fb.constant_batch(8) == fb.constant_batch(kind(8))
+    assert type(as_batch_size(kind(8)).size) is int
+    made = Algorithm(fb.gradient_descent(0.1), fb.minibatch(), batch_size=kind(8))
+    plan = plan_for(made, ServerState(np.zeros(2)), 0)
+    assert fb.Plan.from_record(plan.to_record()).batch_size == 8
+
+
+@each_kind
+def test_sizes_that_no_header_takes(rule, bounds):
+    """2^64 − 1 is the largest. Kills: a size that grows until no client reads its plan."""
+    good = dict.fromkeys(bounds, 0.5)
+    assert rule(**good, maximum=2**64 - 1).maximum == 2**64 - 1
+    with pytest.raises(ValueError, match=f"{rule.name}: maximum .* and <= {2**64 - 1}, not"):
+        rule(**good, maximum=2**64)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        as_batch_size,
+        fb.constant_batch,
+        fb.cosine_decay,
+        lambda n: fb.linear_batch(1, n, 9),
+        lambda n: fb.linear_batch(1, 9, n),
+        lambda n: fb.stagewise_batch(1, 2, 9, n),
+    ],
+)
+def test_no_count_is_larger_than_a_header_takes(make):
+    make(2**64 - 1)
+    with pytest.raises(ValueError, match=f">= . and <= {2**64 - 1}, not {2**64}"):
+        make(2**64)
 
 
 @pytest.mark.parametrize("bad", [True, False, "8", 2.5, 8.0, [8], fb.minibatch(), math.nan])

@@ -1,6 +1,8 @@
 """The rules for the batch size as pure functions: by hand, against numpy, and in their limits."""
 
+import itertools
 import math
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 
 import fedbias as fb
 from fedbias.batching import Evidence, Reply, next_size
+from fedbias.batching.base import ratio
 from fedbias.objectives import Statistics
 
 NORM = fb.norm_test(eta=0.5, maximum=1000)
@@ -73,6 +76,7 @@ def test_the_norm_test_by_hand():
     assert NORM.wanted(4, seen) == 13 and NORM.following(4, seen) == 13
     assert NORM.wanted(5, seen) == 16.25 and NORM.following(5, seen) == 17
     assert next_size(NORM, 5, seen) == (17, 16.25)
+    assert NORM.wanted(4, replace(seen, share=0.5)) == 6.5  # as many memories of silent clients
 
 
 def test_local_tests_by_hand():
@@ -162,6 +166,26 @@ def test_the_clients_spread_is_unbiased_for_the_variance_of_the_mean(weights):
         values.append(CROSS.wanted(1, seen))  # η²‖ĝ‖² = 1
     error = np.std(values) / math.sqrt(len(values))
     assert abs(np.mean(values) - 40 * shares) < 5 * error < 0.02 * 40 * shares
+
+
+@pytest.mark.parametrize("share", [1.0, 0.25])
+@pytest.mark.parametrize("weights", [(1 / 3, 1 / 3, 1 / 3), (0.6, 0.3, 0.1), (0.98, 0.01, 0.01)])
+@pytest.mark.parametrize("sizes", [(4, 4, 4), (2, 8, 5), (100, 1, 7)])
+def test_unequal_clients_compared_in_exact_expectation(sizes, weights, share):
+    """g_m = μ ± σ/√b_m, all eight signs: the mean of V is share·σ²Σ w_m²/b_m, to 10^−12.
+
+    Kills: b for b_m in either sum, 1 − Σw² where sizes differ, the share left out or squared.
+    """
+    sigma, values = 3.0, []
+    for signs in itertools.product((-1, 1), repeat=3):
+        vectors = [
+            np.array([5 + s * sigma / math.sqrt(b)]) for s, b in zip(signs, sizes, strict=True)
+        ]
+        total, _ = spread(weights, vectors)
+        told = [Reply(w, b, None) for w, b in zip(weights, sizes, strict=True)]
+        values.append(CROSS.wanted(1, Evidence(told, 4.0, 0, total, share)))  # η²‖ĝ‖² = 1
+    expected = sum(w**2 / b for w, b in zip(weights, sizes, strict=True)) * sigma**2
+    assert np.mean(values) == pytest.approx(share * expected, rel=1e-12)
 
 
 # How sizes grow -----------------------------------------------------------------------------------
@@ -262,8 +286,72 @@ def test_one_reply_cannot_be_compared():
     """Kills: 1/(M − 1) with M = 1."""
     seen = Evidence([Reply(1.0, 8, None)], 1.0, 0, spread=0.0)
     assert math.isnan(CROSS.wanted(8, seen)) and CROSS.following(8, seen) == 8
-    lopsided = Evidence([Reply(1.0, 8, None), Reply(1e-17, 8, None)], 1.0, 0, spread=3.0)
-    assert CROSS.following(8, lopsided) == 8  # as good as one: 1 − Σw² is 0 in floats
+
+
+def test_a_client_that_hardly_counts_is_compared_all_the_same():
+    """Weights 1 and 10^−17, spread 3·10^−17: σ̂² = 24 and V = 3, so 8·3/(1/4). Kills: 1 − Σw²,
+    which is 0 in floats.
+    """
+    lopsided = Evidence([Reply(1.0, 8, None), Reply(1e-17, 8, None)], 1.0, 0, spread=3e-17)
+    assert CROSS.wanted(8, lopsided) == pytest.approx(96, rel=1e-12)
+
+
+BEYOND = [  # σ²/‖ĝ‖² is no float
+    (NORM, Evidence([Reply(1.0, 8, 1e300)], 1e-300, 0)),
+    (CROSS, Evidence([Reply(0.5, 8, None)] * 2, 1e-300, 0, spread=1e300)),
+]
+
+
+@pytest.mark.parametrize(("rule", "seen"), BEYOND, ids=["norm", "cross"])
+def test_a_wish_beyond_every_float_is_the_maximum(rule, seen):
+    """The noise is finite and the mean tiny, not zero. Kills: an overflow that counts as undefined,
+    so that b stays where it is needed most; OverflowError in ⌈∞⌉.
+    """
+    assert rule.wanted(8, seen) > 1e300 and rule.following(8, seen) == 1000
+    assert next_size(rule, 8, seen)[0] == 1000
+
+
+@pytest.mark.parametrize("name", ["norm", "inner product", "augmented"])
+def test_a_local_wish_beyond_every_float_can_be_sent(name):
+    """It is the largest float, and finite, so that the header takes it; b is the maximum then.
+
+    Kills: a client whose mean is tiny that is not heard.
+    """
+    tiny = Statistics(0.0, np.array([1e-154, 0.0]), trace=1e30, along=1e30, variances=np.ones(2))
+    value = LOCAL[name].statistic(tiny)
+    assert value == sys.float_info.max
+    assert LOCAL[name].following(8, evidence(value, 1.0)) == 1000
+
+
+@pytest.mark.parametrize(
+    ("noise", "signal", "value"),
+    [
+        (3.0, 2.0, 1.5),
+        (0.0, 2.0, 0.0),
+        (1e300, 1e-300, sys.float_info.max),
+        (5e-324, 5e-324, 1.0),
+        (3.0, math.inf, 0.0),
+        (3.0, 0.0, math.nan),
+        (0.0, 0.0, math.nan),
+        (math.inf, 2.0, math.nan),
+        (math.inf, math.inf, math.nan),
+        (math.nan, 2.0, math.nan),
+        (3.0, math.nan, math.nan),
+    ],
+)
+def test_ratios(noise, signal, value):
+    """Undefined for a mean of zero and for noise that is no number; otherwise finite."""
+    assert ratio(noise, signal) == pytest.approx(value, nan_ok=True, rel=0, abs=0)
+
+
+@pytest.mark.parametrize("eta", [10**200, 1e200])
+def test_an_absurd_bound_asks_for_nothing(eta):
+    """A whole number whose square no float holds. Kills: OverflowError."""
+    seen = Evidence([Reply(0.5, 8, 3.0)] * 2, 1.0, 0, spread=3.0)
+    for kind in (fb.norm_test, fb.cross_client_test):
+        assert kind(eta=eta, maximum=9).wanted(8, seen) == 0
+    for kind in (fb.local_norm_test, fb.coordinate_test):
+        assert kind(eta=eta, maximum=9).statistic(found(GRADIENTS[0])) == 0
 
 
 numbers = st.one_of(
@@ -280,7 +368,10 @@ replies = st.lists(
 @given(
     rule=st.sampled_from(TESTS),
     size=st.integers(2, 1000),
-    seen=st.builds(Evidence, replies, anything, st.integers(0, 2**70), anything),
+    seen=st.builds(
+        *(Evidence, replies, anything, st.integers(0, 2**70), anything),
+        st.floats(0, 1, exclude_min=True),
+    ),
 )
 def test_whatever_is_seen_a_test_never_shrinks_nor_exceeds(rule, size, seen):
     """Fuzz: a whole number within [size, maximum], without a warning."""

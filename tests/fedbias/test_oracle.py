@@ -213,7 +213,7 @@ def test_a_report_of_very_many_examples_crosses_the_wire():
     )
     report, _ = respond(TWO, Plan.from_record(plan.to_record()), Ledger())
     read = Report.from_record(report.to_record())
-    assert (read.samples, read.examples) == (10**15, 2**62)
+    assert (read.computed, read.examples) == (10**15, 2**62)
     assert read.statistic == pytest.approx(2, rel=1e-6)
 
 

@@ -138,7 +138,7 @@ def test_different_clients_whose_codes_agree():
 def test_a_reason_for_each_difference():
     """Who came late, and who lost its memory, is told apart. Kills: a sentence for all."""
     reports = [
-        Report(3, client, fb.uniform(4).encode(np.full(8, 1.0 + client)), 5, 1.0, 5, 5)
+        Report(3, client, fb.uniform(4).encode(np.full(8, 1.0 + client)), 5, 1.0, 5)
         for client in range(2)
     ]
     applied = dict(enumerate(reports))
@@ -152,7 +152,7 @@ def test_a_reason_for_each_difference():
 
 def test_who_kept_nothing_lost_nothing():
     """Kills: naive quantization that begins anew for a memory it never had."""
-    report = Report(3, 0, fb.uniform(4).encode(np.ones(8)), 5, 1.0, 5, 5, lost_memory=True)
+    report = Report(3, 0, fb.uniform(4).encode(np.ones(8)), 5, 1.0, 5, lost_memory=True)
     naive = replace(ALGORITHM, feedback=fb.no_feedback(CASE.preset))
     assert counted(naive, {0: 3, 1: 2}, {0: report}) == {0: 4, 1: 2}
     assert counted(ALGORITHM, {0: 3, 1: 2}, {0: report}) == {0: 0, 1: 2}

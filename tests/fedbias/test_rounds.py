@@ -33,7 +33,6 @@ REPORT = fb.Report(
     examples=10,
     loss=0.1 + 0.2,
     computed=40,
-    samples=30,
     lost_memory=True,
     buffers=fb.identity().encode(ODD),
 )
@@ -77,9 +76,9 @@ def test_a_plan_there_and_back(plan):
         REPORT,
         replace(REPORT, buffers=None, lost_memory=False),
         replace(REPORT, saturated=True),
-        replace(REPORT, samples=2**64 - 1, statistic=0.1 + 0.2),
-        replace(REPORT, samples=0, statistic=0.0),
-        replace(REPORT, samples=1, statistic=5e-324),
+        replace(REPORT, computed=2**64 - 1, statistic=0.1 + 0.2),
+        replace(REPORT, computed=0, statistic=0.0),
+        replace(REPORT, statistic=5e-324),
         replace(REPORT, loss=5e-324),
         replace(REPORT, loss=math.inf),
         replace(REPORT, measured=Measured(0.1 + 0.2, 5e-324)),
@@ -108,7 +107,7 @@ NOT_FLAGS = [0, 1, "no", None, ...]
 NOT_RADII = [0, 0.0, -1, -0.5, math.nan, math.inf, -math.inf, "1", True, [1.0], {}, 10**400, ...]
 NOT_AMOUNTS = [-0.5, -1, math.nan, math.inf, -math.inf, "1", True, [1.0], {}, 10**400, ...]
 NOT_TESTS = ["", "norm_test(0.5, 1)", "minibatch()", "no_decay()", "constant_batch(", 8, True, [1]]
-COUNTS = ("examples", "computed", "samples")
+COUNTS = ("examples", "computed")
 BAD_HEADERS = [
     *((PLAN, {key: bad}) for key in ("round", "seed", "client") for bad in [*NOT_WHOLE, -1]),
     *((PLAN, {"acknowledged": bad}) for bad in NOT_WHOLE),
@@ -123,6 +122,7 @@ BAD_HEADERS = [
     *((PLAN, {"measure": bad}) for bad in [*NOT_TESTS, ...]),
     *((REPORT, {"loss": bad}) for bad in ("1", None, ..., [1.0], {}, True, 10**400)),
     *((message, {"more": 1}) for message in (PLAN, REPORT)),
+    (REPORT, {"samples": 30}),  # the server knows
     *((message, {"round": json.loads("[" * 90 + "]" * 90)}) for message in (PLAN, REPORT)),
     *((PLAN, {"measure_bias": bad}) for bad in (0, 1, None, ..., "yes")),
     *((REPORT, {"measured": bad}) for bad in (0, "no", [], [1.0], [1.0, -1.0], [None, 1.0], ...)),
@@ -174,7 +174,7 @@ def test_records_with_a_bad_packet(message, name):
 
 KEYS = ["round", "seed", "client", "acknowledged", "estimator", "batch_size", "compressor"]
 KEYS += ["feedback", "examples", "loss", "computed", "lost_memory", "saturated", "radius", "shift"]
-KEYS += ["measure", "samples", "statistic"]
+KEYS += ["measure", "statistic"]
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),

@@ -215,10 +215,27 @@ def test_a_statistic_that_is_no_amount_is_refused(statistic, warned):
     assert [r.batch_size for r in run.records[1:]] == loop.batch_sizes
 
 
-def test_a_statistic_of_no_samples_is_refused(warned):
+def test_a_header_with_samples_is_of_another_version(warned):
+    """The server counts them itself. Kills: a client whose word moves the decay of the step."""
     run = train(strategy(NORM), four(intercept={(1, 0): said(samples=0)}), START, 2)
     assert run.records[2].refused == 1
-    assert warned() == ["round 2: refused the reply of client 0: a statistic of no samples"]
+    (line,) = warned()
+    assert line.startswith("round 2: refused the reply of client 0: the header must have the field")
+
+
+def test_what_a_client_says_of_its_work_moves_nothing():
+    """10^18 example gradients: in the record, but the run stays what it was.
+
+    Kills: ``computed`` for the samples, in the size, the step's decay or the goal.
+    """
+    settings = {"decay": fb.cosine_decay(samples=300), "stop": fb.until(samples=10**6)}
+    honest = train(strategy(NORM, **settings), four(), START, 4)
+    liar = four(intercept={0: said(computed=10**18)})
+    run = train(strategy(NORM, **settings), liar, START, 4)
+    assert run.points.tobytes() == honest.points.tobytes()
+    for mine, theirs in zip(run.records[1:], honest.records[1:], strict=True):
+        assert (mine.samples, mine.batch_size) == (theirs.samples, theirs.batch_size)
+        assert mine.computed > 10**18 > theirs.computed
 
 
 def test_who_keeps_its_statistic_to_itself():

@@ -445,10 +445,14 @@ def test_the_settings_reach_the_clients():
 
 
 def test_the_summary_names_the_settings(caplog):
-    """Kills: a summary of other settings."""
+    """Kills: a summary of other settings, or without one that decides what the run does."""
     caplog.set_level(logging.INFO, "flwr")
     FedBias(fb.adam(), fb.normalised(), fb.sign(), fb.error_feedback()).summary()
-    assert "adam(), normalised(), sign(), error_feedback()" in caplog.text
+    parts = "adam(), no_decay(), normalised(), sign(), error_feedback(), batch size None"
+    assert parts in caplog.text
+    FedBias(STEP, fb.minibatch(), batch_size=8, decay=fb.cosine_decay(90)).summary()
+    assert f"{STEP}, cosine_decay(samples=90), minibatch(), " in caplog.text
+    assert "batch size 8" in caplog.text
 
 
 def test_nothing_works_before_the_start():

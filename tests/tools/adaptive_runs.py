@@ -41,7 +41,7 @@ def follow(rule, step_size, rounds, *, estimator=noisy(1.0), initial=1.0, seed=0
     def note(round, state, outcome):
         assert outcome.applied == (0,)
         squares.append(squared_norm(PROBLEM.gradient(state.point)))
-        sizes.append(outcome.samples)
+        sizes.append(outcome.computed)
 
     fb.run(
         *([PROBLEM], fb.adagrad_norm(step_size, initial), START, rounds),
