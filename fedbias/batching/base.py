@@ -66,7 +66,7 @@ class BatchSize(ABC):
     compares_clients: ClassVar[bool] = False  # whether the server looks at the clients' spread
     clamps: ClassVar[bool] = True  # whether a client with less data than b takes all of it
 
-    maximum: int
+    maximum: int  # where it clamps
 
     @property
     @abstractmethod

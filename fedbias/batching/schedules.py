@@ -24,10 +24,6 @@ class ConstantBatch(BatchSize):
     def first(self) -> int:
         return self.size
 
-    @property
-    def maximum(self) -> int:  # type: ignore[override]
-        return self.size
-
     def following(self, size: int, evidence: Evidence) -> int:
         return self.size
 

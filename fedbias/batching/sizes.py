@@ -20,8 +20,10 @@ def size_now(rule: BatchSize | None, size: int | None, enrolled: Mapping[int, in
     """
     if rule is None:
         return None
+    if not rule.clamps:
+        return rule.first
     size = rule.first if size is None else min(size, rule.maximum)
-    return min(size, max(enrolled.values(), default=size)) if rule.clamps else size
+    return min(size, max(enrolled.values(), default=size))
 
 
 def own_size(
