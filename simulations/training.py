@@ -131,7 +131,17 @@ def train(
         on_round=_Keeper(settings, strategy, folder, progress, contexts or {}).keep,
     )
     folder.write_model({name: array.numpy() for name, array in result.arrays.items()})
+    _warn_of_few_samples(settings, strategy)
     return strategy
+
+
+def _warn_of_few_samples(settings: Settings, strategy: FedBias) -> None:
+    goal, state = settings.made("stop", Until).samples, strategy.state
+    if goal is not None and state is not None and state.samples < goal and not strategy.stopped:
+        _LOG.warning(
+            "ended after %s rounds with %s of %s samples: set rounds higher",
+            *(settings.rounds, state.samples, goal),
+        )
 
 
 class _Keeper:

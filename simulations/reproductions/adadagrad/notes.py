@@ -27,6 +27,8 @@ from .ways import CLIENTS, ETA, STEPS_SEED
 def notes(results: Results) -> list[str]:
     """What was done, how adaptive batches compare, what the tests and compressors do."""
     found = comparisons(results)
+    if _shortened(results):
+        return ["Shortened: the ways see different numbers of samples, so nothing is compared."]
     return [
         *_done(found, results),
         *_steps(results),
@@ -37,6 +39,15 @@ def notes(results: Results) -> list[str]:
         *_tests(probes(results, TESTS)),
         *_compression(probes(results, COMPRESSION)),
     ]
+
+
+def _shortened(results: Results) -> bool:
+    return any(
+        run["samples"] < result["budget"]
+        for result in results.values()
+        if "seed" in result
+        for run in result["runs"].values()
+    )
 
 
 def _done(found: Sequence[Experiment], results: Results) -> list[str]:
