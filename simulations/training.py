@@ -128,7 +128,7 @@ def train(
         evaluate_fn=partial(_evaluate, settings, task, strategy),
         initial_buffers=_arrays(buffers) if buffers else None,
         resume=earlier,
-        on_round=_Keeper(settings, strategy, folder, progress, contexts or {}).keep,
+        on_round=_Keeper(settings, folder, progress, contexts or {}).keep,
     )
     folder.write_model({name: array.numpy() for name, array in result.arrays.items()})
     _warn_of_few_samples(settings, strategy)
@@ -150,19 +150,15 @@ class _Keeper:
     def __init__(
         self,
         settings: Settings,
-        strategy: FedBias,
         folder: RunFolder,
         progress: Progress | None,
         contexts: Mapping[int, Context],
     ) -> None:
-        self._settings, self._strategy, self._folder = settings, strategy, folder
+        self._settings, self._folder = settings, folder
         self._progress, self._contexts = progress, contexts
         self._written = time.monotonic()
 
     def keep(self, record: RoundRecord, now: Checkpoint) -> None:
-        if record.round == 1 and record.refused and not (record.applied or record.lost):
-            client, why = min(self._strategy.refused.items())
-            raise SettingsError(f"no client could do its part; client {client}: {why}")
         self._folder.append(record.to_dict())
         if self._progress:
             self._progress.update(record.to_dict(), now.stopped)

@@ -175,6 +175,11 @@ class FedBias(Strategy):
         Returns
         -------
         flwr.serverapp.strategy.Result
+
+        Raises
+        ------
+        ValueError
+            If all the clients' replies of the first round are refused.
         """
         if train_config or evaluate_config:
             raise ValueError("FedBias: settings go to FedBias itself, not into train_config")
@@ -268,6 +273,10 @@ class FedBias(Strategy):
     def _train(self, number: int, grid: Grid, timeout: float, result: Result) -> None:
         messages = list(self.configure_train(number, result.arrays, ConfigRecord(), grid))
         arrays, trained = self.aggregate_train(number, exchange(grid, messages, timeout))
+        tally, refused = self._tally, self._tally.outcome.refused
+        if number == 1 and refused and not tally.outcome.applied and tally.heard == tally.asked:
+            client, why = min(refused.items())  # nor would they in the next round
+            raise ValueError(f"no client could do its part; client {client}: {why}")
         if arrays is not None and trained is not None:
             result.arrays, result.train_metrics_clientapp[number] = arrays, trained
 

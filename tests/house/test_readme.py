@@ -88,8 +88,8 @@ def test_the_example_of_adaptive_batches_runs(capsys):
     assert found and 0 <= float(found[2]) < 1e-3
     (small, far), (large, near) = _constant(2), _constant(200)
     assert (
-        f"These are {found[1]} rounds, against {small} with batches of two, which end at {far:.1e}, "
-        f"and {large} with batches of 200, which end at {near:.1e}"
+        f"These are {found[1]} rounds, against {small} with batches of two, which end at "
+        f"{far:.1e}, and {large} with batches of 200, which end at {near:.1e}"
     ) in section.replace("\n", " ")
     known = {}
     exec(compile(blocks[1].replace("fedbias.strategies", "strategies"), "README.md", "exec"), known)

@@ -259,6 +259,16 @@ def test_every_setting_reaches_the_strategy():
     assert strategy.stop == fb.until(accuracy=0.9) and strategy.evaluate_every == 3
 
 
+@pytest.mark.parametrize(("samples", "said"), [(24, []), (25, ["ended after 3 rounds with 24 o"])])
+def test_a_run_that_falls_short_of_its_samples_says_so(samples, said, tmp_path, caplog):
+    """Three rounds of two clients with four examples. Kills: silence, a goal that is just met."""
+    changes = {"estimator": "minibatch()", "batch_size": 4, "lost": 0, "clients": 2, "rounds": 3}
+    caplog.set_level("WARNING", "flwr")
+    go(settings_with(**changes, stop=f"until(samples={samples})"), RunFolder(tmp_path))
+    found = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+    assert [line[:30] for line in found] == said
+
+
 def test_a_goal_ends_the_run(tmp_path):
     """Kills: a stop that is not passed on."""
     folder = RunFolder(tmp_path)

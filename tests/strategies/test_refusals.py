@@ -164,11 +164,21 @@ def test_a_node_that_nobody_knows_is_refused(warned):
 
 def test_only_liars(warned):
     """Kills: 0/0 in the mean, an optimizer that steps along nothing."""
+    lies = {(k, c): header(round=5) for k in (1, 2) for c in range(4)}
+    grid = Watched(app_of(PROBLEM.objectives), 4, intercept=lies)
+    run = train(FedBias(STEP, minimum_clients=4), grid, ZERO, 3)
+    assert [(r.applied, r.refused, r.lost) for r in run.records[2:]] == [(0, 4, 0)] * 2
+    once = train(FedBias(STEP, minimum_clients=4), Watched(app_of(PROBLEM.objectives), 4), ZERO, 1)
+    assert run.point.tobytes() == once.point.tobytes() != ZERO.tobytes()
+    assert run.strategy.state.acknowledged == dict.fromkeys(range(4), 0) and len(warned()) == 8
+
+
+def test_nobody_can_do_it_from_the_start(warned):
+    """Kills: all the rounds for nothing."""
     grid = Watched(app_of(PROBLEM.objectives), 4, intercept={c: header(round=5) for c in range(4)})
-    run = train(FedBias(STEP, minimum_clients=4), grid, ZERO, 2)
-    assert [(r.applied, r.refused, r.lost) for r in run.records[1:]] == [(0, 4, 0)] * 2
-    assert run.point.tobytes() == ZERO.tobytes() and run.strategy.state.optimizer == {}
-    assert run.strategy.state.acknowledged == {} and len(warned()) == 8
+    with pytest.raises(ValueError, match="no client could do its part; client 0: the report is of"):
+        train(FedBias(STEP, minimum_clients=4), grid, ZERO, 2)
+    assert len(warned()) == 4
 
 
 def test_buffers_that_are_wrong(warned):
