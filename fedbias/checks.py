@@ -7,6 +7,8 @@ from numbers import Integral
 
 import numpy as np
 
+_HUGE = 2**63 - 1  # a limit that is worth saying only to whom exceeds it
+
 
 def real(
     owner: str,
@@ -63,7 +65,9 @@ def whole(owner: str, field: str, value: object, *, least: int, most: int | None
     """Refuse a value that is not a whole number in ``[least, most]`` (ValueError)."""
     fits = isinstance(value, Integral) and not isinstance(value, bool)
     if not (fits and value >= least and (most is None or value <= most)):  # type: ignore[operator]
-        span = _interval("a whole number", None, least, None, most)
+        beyond = fits and most is not None and value > most  # type: ignore[operator]
+        shown = None if most is not None and most >= _HUGE and not beyond else most
+        span = _interval("a whole number", None, least, None, shown)
         raise ValueError(f"{owner}: {field} must be {span}, not {value!r}")
 
 

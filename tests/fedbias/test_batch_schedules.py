@@ -183,7 +183,7 @@ def test_impossible_ranges(rule, bounds):
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: fb.constant_batch(0), "constant_batch: size must be a whole number >= 1 and"),
+        (lambda: fb.constant_batch(0), "constant_batch: size must be a whole number >= 1, not 0"),
         (lambda: fb.linear_batch(0, 8, 8), "linear_batch: initial must be a whole number >= 1"),
         (lambda: fb.linear_batch(8, 7, 8), "linear_batch: maximum must be a whole number >= 8"),
         (lambda: fb.linear_batch(1, 8, 0), "linear_batch: samples must be a whole number >= 1"),

@@ -202,10 +202,10 @@ def test_who_does_not(feedback):
 @pytest.mark.parametrize(
     ("make", "sentence"),
     [
-        (lambda: fb.cosine_decay(0), "cosine_decay: samples must be a whole number >= 1 and"),
+        (lambda: fb.cosine_decay(0), "cosine_decay: samples must be a whole number >= 1, not 0"),
         (
             lambda: fb.cosine_decay(1.5),
-            f"cosine_decay: samples must be a whole number >= 1 and <= {2**64 - 1}, not 1.5",
+            "cosine_decay: samples must be a whole number >= 1, not 1.5",
         ),
         (lambda: fb.cosine_decay(9, 0), "final must be a number > 0 and <= 1, not 0"),
         (lambda: fb.cosine_decay(9, 1.5), "final must be a number > 0 and <= 1, not 1.5"),
