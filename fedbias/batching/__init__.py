@@ -3,7 +3,7 @@
 A :class:`BatchSize` is a setting. A schedule is a function of the samples so far; a test
 (Byrd et al. 2012; Bollapragada et al. 2018; AdAdaGrad, arXiv 2402.11215) asks for more examples
 where the noise of the mean gradient is large beside it. b is EACH client's size. Under a test it
-never shrinks; it never exceeds the maximum, nor a client's data.
+never shrinks; unless it is constant, it never exceeds the maximum, nor a client's data.
 """
 
 from __future__ import annotations

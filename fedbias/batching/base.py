@@ -64,7 +64,7 @@ class BatchSize(ABC):
     measures: ClassVar[str | None] = None  # what a client measures: a field of Statistics
     local: ClassVar[bool] = False  # whether a client alone knows the size that it needs
     compares_clients: ClassVar[bool] = False  # whether the server looks at the clients' spread
-    clamps: ClassVar[bool] = True  # whether a client with less data than b takes all of it
+    clamps: ClassVar[bool] = True  # whether a client is asked for at most its own data
 
     maximum: int  # where it clamps
 
