@@ -1,6 +1,6 @@
 # Every target sets up what it needs in .venv: dependencies only, never the project itself.
 PYTHON ?= python3
-EXTRAS := simulation vision entropy dev
+EXTRAS := simulation vision entropy gossip edge export dev
 PY     := .venv/bin/python
 PIP    := $(PY) -m pip --quiet --quiet --disable-pip-version-check
 

@@ -23,6 +23,8 @@ class NumpyObjective:
         forward-only and refuses estimators that need gradients.
     hvp : callable, optional
         (point, vector, batch) → ndarray of shape (dim,).
+    directional : callable, optional
+        (point, vector, batch) → ⟨gradient, vector⟩, a float.
     dim, size : int
         Length of the point and number of examples.
 
@@ -38,6 +40,7 @@ class NumpyObjective:
         loss: Callable[[Vector, Batch | None], float],
         gradient: Callable[[Vector, Batch | None], Vector] | None = None,
         hvp: Callable[[Vector, Vector, Batch | None], Vector] | None = None,
+        directional: Callable[[Vector, Vector, Batch | None], float] | None = None,
         *,
         dim: int,
         size: int,
@@ -50,6 +53,10 @@ class NumpyObjective:
             self.gradient = lambda point, batch=None: gradient(point, batch)
         if hvp is not None:
             self.hvp = lambda point, vector, batch=None: hvp(point, vector, batch)
+        if directional is not None:
+            self.directional = lambda point, vector, batch=None: float(
+                directional(point, vector, batch)
+            )
 
     def loss(self, point: Vector, batch: Batch | None = None) -> float:
         """Mean loss over the batch."""

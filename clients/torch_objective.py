@@ -23,6 +23,7 @@ from fedbias.objectives import Batch, Statistics
 from fedbias.vectors import Vector
 
 from .torch_cohort import TorchCohort
+from .torch_directional import directional
 from .torch_flat import flat_module
 from .torch_statistics import FEW, ExampleGradients, is_their_mean, unlike
 
@@ -118,6 +119,10 @@ class TorchObjective:
                 value.backward()  # type: ignore[no-untyped-call]
                 total += float(value.detach())
         return total, grads.cpu().numpy().copy()
+
+    def directional(self, point: Vector, vector: Vector, batch: Batch | None = None) -> float:
+        """⟨∇f_m, vector⟩ by one forward pass (jvp), in evaluation mode."""
+        return directional(self._flat, self._loss, point, vector, self._pieces(batch))
 
     def hvp(self, point: Vector, vector: Vector, batch: Batch | None = None) -> Vector:
         """∇²f_m·vector by double backward, in training mode, shape (dim,)."""

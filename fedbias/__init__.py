@@ -37,18 +37,22 @@ from fedbias.decay import Decay, cosine_decay, no_decay
 from fedbias.estimators import (
     Estimate,
     Estimator,
+    by_capability,
     clipped,
     exact,
+    forward_gradient,
     local_steps,
     meta,
     minibatch,
     normalised,
+    two_point,
 )
 from fedbias.feedback import Feedback, differential, ef21, error_feedback, no_feedback
+from fedbias.gossip import Matching, along, random_matching, random_pair, run_gossip
 from fedbias.headers import ProtocolError
 from fedbias.loop import History, run
 from fedbias.notation import parse
-from fedbias.objectives import MissingCapability, Objective, Statistics
+from fedbias.objectives import ForwardOnly, MissingCapability, Objective, Statistics
 from fedbias.optimizers import (
     Optimizer,
     adagrad,
@@ -74,10 +78,12 @@ __all__ = [
     "Estimate",
     "Estimator",
     "Feedback",
+    "ForwardOnly",
     "Guarantee",
     "History",
     "LeastSquares",
     "Logistic",
+    "Matching",
     "MissingCapability",
     "Objective",
     "Optimizer",
@@ -90,7 +96,9 @@ __all__ = [
     "adagrad",
     "adagrad_norm",
     "adam",
+    "along",
     "augmented_test",
+    "by_capability",
     "clipped",
     "constant_batch",
     "coordinate_test",
@@ -104,6 +112,7 @@ __all__ = [
     "entropy_coded",
     "error_feedback",
     "exact",
+    "forward_gradient",
     "gradient_descent",
     "half",
     "heavy_ball",
@@ -125,14 +134,18 @@ __all__ = [
     "polyak",
     "preset_radius",
     "random_k",
+    "random_matching",
+    "random_pair",
     "rotated",
     "run",
+    "run_gossip",
     "sample_clients",
     "sign",
     "stagewise_batch",
     "theory",
     "top_k",
     "trellis_coded",
+    "two_point",
     "uniform",
     "until",
 ]

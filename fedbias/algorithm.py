@@ -23,8 +23,8 @@ class Algorithm:
         b for estimators that draw batches, or the rule that chooses it; None means all the data.
     decay : Decay
         How the step size falls with the samples.
-    weights : {"uniform", "examples"}
-        How the mean over clients is weighted.
+    weights : {"uniform", "examples", "inverse_variance"}
+        How the mean over clients is weighted, see :func:`fedbias.run`.
     minimum_replies : int
         Fewer valid reports than this leave the model untouched.
     measure_bias : int
@@ -53,17 +53,34 @@ class Algorithm:
         }
         for name, (kind, example) in kinds.items():
             checks.instance("algorithm", name, getattr(self, name), kind, example)
-        checks.choice("algorithm", "weights", self.weights, ("uniform", "examples"))
+        checks.choice(
+            "algorithm", "weights", self.weights, ("uniform", "examples", "inverse_variance")
+        )
         checks.whole("algorithm", "minimum_replies", self.minimum_replies, least=1)
         checks.whole("algorithm", "measure_bias", self.measure_bias, least=0)
         checks.whole("algorithm", "seed", self.seed, least=0, most=2**63 - 1)
         self._check_batches()
+        self._check_weights()
         self._check_feedback()
 
     @property
     def batching(self) -> BatchSize | None:
         """The rule for b; None means all the data."""
         return as_batch_size(self.batch_size)
+
+    def _check_weights(self) -> None:
+        if self.weights != "inverse_variance":
+            return
+        if len(self.estimator.kinds) < 2:
+            raise ValueError(
+                f"algorithm: weights='inverse_variance' compares kinds of estimates, and "
+                f"{self.estimator} is one: use by_capability(…), or uniform weights"
+            )
+        if self.feedback.remembers:
+            raise ValueError(
+                f"algorithm: weights='inverse_variance' weighs a round's replies, and "
+                f"{self.feedback} steps along everybody's memory: use uniform weights"
+            )
 
     def _check_batches(self) -> None:
         rule, estimator = self.batching, self.estimator

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, cast
 
 import numpy as np
 
 from fedbias.compressors import identity
+from fedbias.estimators import Estimate, Estimator
 from fedbias.ledger import Ledger, pend, settle
 from fedbias.objectives import Batch, Objective, capabilities, loss_and_gradient, require
+from fedbias.packets import Packet
 from fedbias.rounds import Measured, Plan, Report
 from fedbias.turn import Turn
 from fedbias.vectors import Vector, norm
@@ -41,13 +44,9 @@ def respond(objective: Objective, plan: Plan, ledger: Ledger) -> tuple[Report, L
     ValueError
         If the objective lacks a capability or has another dim; or if the estimate is not finite.
     """
-    require(objective, plan.estimator.needs, repr(plan.estimator))
+    kind = plan.estimator.kind_of(objective)
     if plan.measure is not None:
         require(objective, plan.estimator.measuring_needs or (), repr(plan.measure))
-    if objective.size < 1:
-        raise ValueError("the client has no data")
-    if plan.point.size != objective.dim:
-        raise ValueError(f"the plan's point has dim {plan.point.size}, not {objective.dim}")
     ledger = settle(ledger, plan.acknowledged)
     turn = Turn(
         *(plan.seed, plan.round, plan.client, plan.batch_size, dict(ledger.memory)),
@@ -55,33 +54,57 @@ def respond(objective: Objective, plan: Plan, ledger: Ledger) -> tuple[Report, L
         radius=plan.radius,
         measure=plan.measure,
     )
-    holder = cast(Any, objective)
     _restore_buffers(objective, plan)
-    if hasattr(objective, "draw_key"):
-        holder.draw_key = (plan.seed, plan.round, plan.client)
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
-        point = plan.feedback.query(plan.point, turn)
-        estimate = plan.estimator.estimate(objective, point, turn)
-    statistic = turn.statistic
-    packet = plan.feedback.encode(estimate.vector, plan.compressor, turn)
-    buffers = None if plan.buffers is None else identity().encode(holder.buffers)
+    point = plan.feedback.query(plan.point, turn)
+    estimate = estimate_at(objective, plan.estimator, point, turn)
+    packet = _packet_of(estimate, plan, turn)
+    buffers = None if plan.buffers is None else identity().encode(cast(Any, objective).buffers)
     loss = estimate.loss if point is plan.point else _loss_there(objective, plan)
     sent = plan.feedback.sent(packet, turn) if plan.measure_bias else None
     measured = None if sent is None else _measured(objective, plan, sent, turn)
-    report = Report(
-        round=plan.round,
-        client=plan.client,
-        packet=packet,
-        examples=int(objective.size),
-        loss=float(loss),
-        computed=int(turn.examples),
-        statistic=None if statistic is None or not np.isfinite(statistic) else float(statistic),
+    report = replace(
+        report_of(objective, packet, loss, kind, turn),
         lost_memory=ledger.lost,
-        saturated=turn.saturated,
         buffers=buffers,
         measured=measured,
     )
     return report, pend(ledger, plan.round, turn.memory)
+
+
+def estimate_at(objective: Objective, estimator: Estimator, point: Vector, turn: Turn) -> Estimate:
+    """The estimate, of an objective that has data and this point's dim (ValueError)."""
+    if objective.size < 1:
+        raise ValueError("the client has no data")
+    if point.size != objective.dim:
+        raise ValueError(f"the plan's point has dim {point.size}, not {objective.dim}")
+    if hasattr(objective, "draw_key"):
+        cast(Any, objective).draw_key = (turn.seed, turn.round, turn.client)
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused later
+        return estimator.estimate(objective, point, turn)
+
+
+def report_of(objective: Objective, packet: Packet, loss: float, kind: str, turn: Turn) -> Report:
+    """What a turn came to."""
+    statistic = turn.statistic
+    return Report(
+        round=turn.round,
+        client=turn.client,
+        packet=packet,
+        examples=int(objective.size),
+        loss=float(loss),
+        computed=int(turn.examples),
+        kind=kind,
+        dropped=turn.dropped,
+        statistic=None if statistic is None or not np.isfinite(statistic) else float(statistic),
+        saturated=turn.saturated,
+    )
+
+
+def _packet_of(estimate: Estimate, plan: Plan, turn: Turn) -> Packet:
+    # Seeds and scalars lose nothing that a feedback would have to remember; h_m must be known.
+    if isinstance(estimate.content, Packet) and not plan.feedback.remembers:
+        return estimate.content
+    return plan.feedback.encode(estimate.vector, plan.compressor, turn)
 
 
 def _restore_buffers(objective: Objective, plan: Plan) -> None:

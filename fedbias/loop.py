@@ -16,7 +16,7 @@ from fedbias.client import respond
 from fedbias.compressors import Compressor, identity
 from fedbias.compressors.base import check_vector
 from fedbias.decay import Decay, no_decay
-from fedbias.estimators import Estimator, exact
+from fedbias.estimators import Estimator, as_estimator, exact
 from fedbias.feedback import Feedback, no_feedback
 from fedbias.ledger import NEVER, Ledger, settle
 from fedbias.objectives import Objective
@@ -52,6 +52,8 @@ class History:
         The optimizer's state at the end.
     stopped : str or None
         The goal that ended the run early.
+    spreads : ndarray, shape (rounds + 1,), or None
+        Of a decentralized run: the mean squared distance of the clients' models from their mean.
     """
 
     points: Vector
@@ -63,6 +65,7 @@ class History:
     memories: list[Mapping[str, Vector]]
     optimizer_state: State
     stopped: str | None
+    spreads: Vector | None = None
 
 
 def run(
@@ -71,7 +74,7 @@ def run(
     start: Vector,
     rounds: int,
     *,
-    estimator: Estimator = exact(),
+    estimator: Estimator | Mapping[str, Estimator] = exact(),
     compressor: Compressor = identity(),
     feedback: Feedback = no_feedback(),
     batch_size: BatchSize | int | None = None,
@@ -97,6 +100,9 @@ def run(
         x_0; its dtype is the run's.
     rounds : int
         K.
+    estimator : Estimator, or mapping from capability to Estimator
+        What a client computes; with ``{"gradient": …, "directional": …, "loss": …}`` each takes the
+        first of these that it can.
     batch_size : BatchSize, int or None
         b, or the rule that chooses it (:mod:`fedbias.batching`), for estimators that draw batches;
         None means all the data.
@@ -106,7 +112,12 @@ def run(
         Round → ids that are asked; everyone by default.
     lost : callable, optional
         Round → ids whose reply is lost on the way.
-    weights : {"uniform", "examples"}
+    weights : {"uniform", "examples", "inverse_variance"}
+        Uniform, or by the clients' sizes: right where f is that mean over the clients, whatever
+        each holds. Inverse variance, for several kinds of estimates: each kind weighs 1/(the
+        spread of its replies, averaged over earlier rounds, once two replies of each kind showed
+        it). That is the mean of least variance, right where the kinds' clients draw from the SAME
+        data; otherwise it leans towards the data of the precise kind, which f does not say.
     stop : Until, optional
         Ends the run early.
     on_round : callable, optional
@@ -127,7 +138,7 @@ def run(
         For impossible settings, or when a client refuses its plan.
     """
     algorithm = Algorithm(
-        *(optimizer, estimator, compressor, feedback, batch_size, weights),
+        *(optimizer, as_estimator(estimator), compressor, feedback, batch_size, weights),
         seed=seed,
         measure_bias=measure_bias,
         decay=decay,
@@ -140,7 +151,7 @@ def run(
         algorithm = replace(algorithm, minimum_replies=len(objectives))  # all the identical ones
     enrolled = {client: objective.size for client, objective in enumerate(objectives)}
     began, stopped = time.monotonic(), None
-    share = [1.0 if weights == "uniform" else float(objective.size) for objective in objectives]
+    share = [float(f.size) if weights == "examples" else 1.0 for f in objectives]
     state = ServerState(start, enrolled=enrolled, buffers=getattr(objectives[0], "buffers", None))
     ledgers = [Ledger() for _ in objectives]
     points, losses = [start], [mean_loss(objectives, state, share)]

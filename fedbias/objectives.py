@@ -60,6 +60,8 @@ class Objective(Protocol):
 
     ``gradient(point, batch=None)``
         ∇f_m, shape (dim,), in the dtype of ``point``.
+    ``directional(point, vector, batch=None)``
+        ⟨vector, ∇f_m⟩, a float, by a forward pass alone; in evaluation mode.
     ``hvp(point, vector, batch=None)``
         ∇²f_m(point)·vector, shape (dim,).
     ``loss_and_gradient(point, batch=None)``
@@ -95,7 +97,7 @@ class Objective(Protocol):
         """Mean loss over the batch."""
 
 
-CAPABILITIES = ("gradient", "hvp", "per_example_statistics")
+CAPABILITIES = ("gradient", "directional", "hvp", "per_example_statistics")
 
 
 class MissingCapability(ValueError):
@@ -105,6 +107,41 @@ class MissingCapability(ValueError):
 def capabilities(objective: Objective) -> frozenset[str]:
     """What this objective can compute beside its loss."""
     return frozenset(name for name in CAPABILITIES if callable(getattr(objective, name, None)))
+
+
+class ForwardOnly:
+    """An objective without its gradients: what a device that cannot back-propagate has.
+
+    ``buffers`` pass through as they are. For experiments: a real device offers ``loss`` alone.
+    """
+
+    def __init__(self, objective: Objective, directional: bool = False) -> None:
+        self._objective = objective
+        if directional:
+            require(objective, {"directional"}, "ForwardOnly")
+            self.directional = cast(Any, objective).directional
+
+    @property
+    def dim(self) -> int:
+        return int(self._objective.dim)
+
+    @property
+    def size(self) -> int:
+        return int(self._objective.size)
+
+    def loss(self, point: Vector, batch: Batch | None = None) -> float:
+        return self._objective.loss(point, batch)
+
+    def metrics(self, point: Vector) -> dict[str, float]:
+        return client_metrics(self._objective, point)
+
+    @property
+    def buffers(self) -> Vector | None:
+        return cast("Vector | None", getattr(self._objective, "buffers", None))
+
+    @buffers.setter
+    def buffers(self, value: Vector) -> None:
+        cast(Any, self._objective).buffers = value
 
 
 def require(objective: Objective, needs: Iterable[str], who: str) -> None:

@@ -7,7 +7,7 @@ or repeated on the way.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from enum import IntEnum
 from typing import Any
 
@@ -15,6 +15,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 SERVER = 2**32 - 1  # stands where a client's number would
+_BLOCK = 2**13  # entries drawn at once: they stay in the cache
+
+Seed = int | Sequence[int]
 
 
 class Purpose(IntEnum):
@@ -28,6 +31,8 @@ class Purpose(IntEnum):
     MODEL = 6  # initial weights
     LOSS = 7  # which replies a simulated network loses
     ROLLOUT = 8  # what happens along a trajectory
+    DIRECTION = 9  # along which a client without gradients looks
+    MATCHING = 10  # who averages with whom
 
 
 def generator(seed: int, round: int, client: int, purpose: Purpose) -> np.random.Generator:
@@ -35,12 +40,27 @@ def generator(seed: int, round: int, client: int, purpose: Purpose) -> np.random
     return np.random.default_rng([seed, round, client, int(purpose)])
 
 
-def direction(seed: int, dim: int, dtype: DTypeLike = np.float64) -> NDArray[Any]:
+def direction(seed: Seed, dim: int, dtype: DTypeLike = np.float64) -> NDArray[Any]:
     """The standard normal direction u ∈ R^dim that a seed stands for (float32 or float64)."""
-    rng = np.random.default_rng(seed)
-    if np.dtype(dtype) == np.float32:
-        return rng.standard_normal(dim, np.float32)
-    return rng.standard_normal(dim, np.float64)
+    whole = np.empty(dim, np.dtype(dtype))
+    for part, block in blocks(seed, whole):
+        part[:] = block
+    return whole
+
+
+def blocks(seed: Seed, along: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    """A direction piece by piece, so that it need not be held: (part of ``along``, piece of u).
+
+    Each part is a view, to be written into; a piece is overwritten by the next one. ``along`` gives
+    the direction's length and dtype.
+    """
+    rng, buffer = np.random.default_rng(seed), np.empty(min(_BLOCK, along.size), along.dtype)
+    draw = along.dtype.type  # float32 and float64 have streams of their own
+    for start in range(0, along.size, _BLOCK):
+        part = along[start : start + _BLOCK]
+        block = buffer[: part.size]
+        rng.standard_normal(dtype=draw, out=block)
+        yield part, block
 
 
 def fingerprint() -> str:

@@ -10,7 +10,9 @@ import numpy as np
 from fedbias.algorithm import Algorithm
 from fedbias.batching import next_size, own_size, size_now
 from fedbias.decay import decayed
+from fedbias.directions import check_directions
 from fedbias.feedback import moved
+from fedbias.kinds import Spread, precisions, remembered
 from fedbias.ledger import NEVER
 from fedbias.memories import file_rows, pooled
 from fedbias.rounds import Plan, Report
@@ -108,6 +110,7 @@ def apply(
         samples=moved_on.samples - state.samples,
         wanted=wanted,
         computed=sum(report.computed for report in applied.values()),
+        dropped=sum(report.dropped for report in applied.values()),
         measured=sums.measured(),
     )
 
@@ -136,6 +139,7 @@ def _stepped(
         optimizer=optimizer,
         memories=memories,
         samples=samples,
+        variances=remembered(state.variances, sums.kinds),
         buffers=buffers,
     )
     return moved_on, mean
@@ -147,7 +151,9 @@ def _gathered(
     """The sums over the valid reports, and the h_m that they change."""
     sums, changed = Sums.zero(state.point, state.buffers), dict[int, Vector]()
     arrived = sorted(reports, key=lambda report: report.client)
-    remembers = algorithm.feedback.remembers
+    remembers, kinds = algorithm.feedback.remembers, algorithm.estimator.kinds
+    weighed = algorithm.weights == "inverse_variance"
+    precise = precisions(state.variances, kinds) if weighed else dict.fromkeys(kinds, 1.0)
     compared = algorithm.batching is not None and algorithm.batching.compares_clients
     rows = file_rows(len(arrived), state.point, len(state.memories)) if remembers else None
     for place, report in enumerate(arrived):
@@ -155,6 +161,9 @@ def _gathered(
         try:
             if client in sums.applied:
                 raise ValueError(f"client {client} reported twice in round {state.round}")
+            if report.kind not in kinds:
+                raise ValueError(f"nobody was asked for an estimate of the kind {report.kind!r}")
+            check_directions(report.packet, kinds[report.kind].most_directions)
             radius = _radius(algorithm, state, client)
             vector, buffers = opened(report, state.round, state.point, state.buffers, radius)
             if remembers:
@@ -166,12 +175,20 @@ def _gathered(
         except ValueError as reason:
             sums.refused[client] = str(reason)
             continue
-        weight = _weight(algorithm, report.examples)
-        size = own_size(algorithm.batching, state.batch_size, state.enrolled, client)
-        samples = algorithm.estimator.samples(size, report.examples)
+        weight = precise[report.kind] * _weight(algorithm, report.examples)
+        samples = _samples(algorithm, state, report)
         sums.add(report, vector, buffers, weight, samples, compared)
+        if weighed:
+            sums.kinds.setdefault(report.kind, Spread.like(vector)).add(vector)
     check_identical(algorithm, state.counts, sums.applied)
     return sums, changed
+
+
+def _samples(algorithm: Algorithm, state: ServerState, report: Report) -> int:
+    """Examples that a report's estimate was made of, as it was asked for."""
+    estimator = algorithm.estimator.kinds[report.kind]
+    size = own_size(algorithm.batching, state.batch_size, state.enrolled, report.client)
+    return estimator.samples(size if estimator.draws_batches else None, report.examples)
 
 
 def _radius(algorithm: Algorithm, state: ServerState, client: int) -> float | None:
@@ -186,4 +203,4 @@ def _pool(algorithm: Algorithm, everyone: Mapping[int, int]) -> float | None:
 
 
 def _weight(algorithm: Algorithm, examples: int) -> float:
-    return 1.0 if algorithm.weights == "uniform" else float(examples)
+    return float(examples) if algorithm.weights == "examples" else 1.0

@@ -34,6 +34,9 @@ class ServerState:
         b of the round to plan; None before a rule chose one.
     samples : int
         Examples that all applied estimates were made of.
+    variances : mapping of str to (int, float)
+        For each kind of estimate the rounds that measured its variance, and their running mean;
+        where the weights follow from it.
     buffers : ndarray or None
         The clients' mean of what training changes besides the point.
     """
@@ -47,6 +50,7 @@ class ServerState:
     enrolled: Mapping[int, int] = field(default_factory=dict)
     batch_size: int | None = None
     samples: int = 0
+    variances: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     buffers: Vector | None = None
 
 
@@ -80,7 +84,11 @@ class Outcome:
         The next b that a batch-size test asked for, before its limits; NaN without one, or where it
         is not defined.
     computed : int
-        Example gradients that the applied clients computed.
+        Example gradients that the applied clients computed, or losses.
+    dropped : int
+        Directions that the applied clients left out because the loss there was not finite.
+    pairs : tuple of (int, int)
+        The clients that met, in a decentralized round.
     measured : Measured or None
         The weighted means over the applied clients that measured. If they are all the clients
         there are, they are at least ‖b_k‖² and ‖∇f(x_k)‖² of the averaged estimate (Jensen), and
@@ -101,4 +109,6 @@ class Outcome:
     samples: int = 0
     wanted: float = float("nan")
     computed: int = 0
+    dropped: int = 0
+    pairs: tuple[tuple[int, int], ...] = ()
     measured: Measured | None = None

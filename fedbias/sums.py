@@ -8,6 +8,7 @@ import numpy as np
 
 from fedbias.batching import Evidence, Reply
 from fedbias.headers import LARGEST
+from fedbias.kinds import Spread
 from fedbias.packets import Packet, PacketError, decode
 from fedbias.rounds import Measured, Report
 from fedbias.vectors import Vector, squared_norm
@@ -29,6 +30,8 @@ class Sums:
         What was added, by client.
     refused : dict of int to str
         Client → why its report was not.
+    kinds : dict of str to Spread
+        Of each kind of estimate, where the weights follow from it.
     squares, measured_mass
         Σ w_m·(what the client measured of its bias), and Σ w_m over those that did.
     """
@@ -42,6 +45,7 @@ class Sums:
     samples: dict[int, int] = field(default_factory=dict)
     applied: dict[int, Report] = field(default_factory=dict)
     refused: dict[int, str] = field(default_factory=dict)
+    kinds: dict[str, Spread] = field(default_factory=dict)
     squares: Vector = field(default_factory=lambda: np.zeros(2))
     measured_mass: float = 0.0
 

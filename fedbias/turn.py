@@ -36,7 +36,10 @@ class Turn:
     statistic : float or None
         Of the last batch that was measured; not finite where it is not defined.
     examples : int
-        Example gradients computed so far in this turn, for the report.
+        Example gradients computed so far in this turn, or losses by who has no gradients; for the
+        report.
+    dropped : int
+        Directions left out so far because the loss along them was not finite.
     saturated : bool
         Whether what was compressed was longer than the radius.
     """
@@ -52,18 +55,18 @@ class Turn:
     statistic: float | None = None
     examples: int = 0
     saturated: bool = False
-    _batches: Generator | None = None
+    dropped: int = 0
+    _streams: dict[Purpose, Generator] = field(default_factory=dict)
 
     def rng(self, purpose: Purpose) -> Generator:
         """A fresh stream for this seed, round, client and purpose."""
         return generator(self.seed, self.round, self.client, purpose)
 
-    @property
-    def draws(self) -> Generator:
-        """The one stream of this turn's batches, which goes on from each to the next."""
-        if self._batches is None:
-            self._batches = self.rng(Purpose.BATCH)
-        return self._batches
+    def stream(self, purpose: Purpose) -> Generator:
+        """The one stream of this turn for a purpose, which goes on from each draw to the next."""
+        if purpose not in self._streams:
+            self._streams[purpose] = self.rng(purpose)
+        return self._streams[purpose]
 
     def batch(self, size: int, order: str) -> NDArray[np.int64] | None:
         """The next mini-batch of ``batch_size`` of ``size`` examples; None means all of them.
@@ -74,7 +77,7 @@ class Turn:
             return None
         if order == "reshuffle":
             return self._reshuffled(size, self.batch_size)
-        return self.draws.integers(size, size=self.batch_size)
+        return self.stream(Purpose.BATCH).integers(size, size=self.batch_size)
 
     def _reshuffled(self, size: int, count: int) -> NDArray[np.int64]:
         # The endless row of epochs, each a permutation of its own; a batch may straddle two.

@@ -48,6 +48,11 @@ class Squares:
         rows, residual = self._residual(point, batch)
         return rows.T @ residual / len(residual) + self.ridge * point
 
+    def directional(self, point: Vector, vector: Vector, batch: Batch | None = None) -> float:
+        """⟨Ax − b, Av⟩/n + ridge·⟨x, v⟩, without the gradient."""
+        rows, residual = self._residual(point, batch)
+        return float(residual @ (rows @ vector) / len(rows) + self.ridge * (point @ vector))
+
     def hvp(self, point: Vector, vector: Vector, batch: Batch | None = None) -> Vector:
         """AᵀAv/n + ridge·v, the same at every point."""
         rows = self.features if batch is None else self.features[batch]
@@ -131,6 +136,12 @@ class LogisticLoss:
         rows, labels, margins = self._margins(point, batch)
         mean: Vector = rows.T @ (-labels * _sigmoid(-margins)) / len(rows)
         return mean + self.ridge * point
+
+    def directional(self, point: Vector, vector: Vector, batch: Batch | None = None) -> float:
+        """−mean_i y_i·σ(−margin_i)·⟨a_i, v⟩ + ridge·⟨x, v⟩, without the gradient."""
+        rows, labels, margins = self._margins(point, batch)
+        slopes = -labels * _sigmoid(-margins)
+        return float(slopes @ (rows @ vector) / len(rows) + self.ridge * (point @ vector))
 
     def hvp(self, point: Vector, vector: Vector, batch: Batch | None = None) -> Vector:
         """mean_i σ(m_i)σ(−m_i)⟨a_i, v⟩a_i + ridge·v."""

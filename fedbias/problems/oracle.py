@@ -12,6 +12,7 @@ from fedbias import checks
 from fedbias.estimators import Estimate, Estimator
 from fedbias.notation import setting
 from fedbias.objectives import Batch, Objective, Statistics, loss_and_gradient
+from fedbias.randomness import Purpose
 from fedbias.turn import Turn
 from fedbias.vectors import Vector, squared_norm
 
@@ -76,11 +77,15 @@ class Noisy(Estimator):
     def estimate(self, objective: Objective, point: Vector, turn: Turn) -> Estimate:
         loss, gradient = loss_and_gradient(objective, point)
         count = objective.size if turn.batch_size is None else turn.batch_size
-        noise = self.sigma / math.sqrt(count) * turn.draws.standard_normal(gradient.size)
+        noise = (
+            self.sigma
+            / math.sqrt(count)
+            * turn.stream(Purpose.BATCH).standard_normal(gradient.size)
+        )
         mean = gradient + noise.astype(gradient.dtype)
         turn.examples += count
         if turn.measure is not None:
-            spread = self._spread(mean.size, count, turn.draws)
+            spread = self._spread(mean.size, count, turn.stream(Purpose.BATCH))
             found = _statistics(loss, mean, spread, turn.measure.measures)
             turn.statistic = turn.measure.statistic(found)
         return Estimate(mean, loss)

@@ -8,6 +8,6 @@ in Flower it is one ConfigRecord.
 
 from .plan import Plan
 from .report import Measured, Report
-from .wire import Record, dense, dense_vector
+from .wire import Record, dense, dense_vector, packet_of
 
-__all__ = ["Measured", "Plan", "Record", "Report", "dense", "dense_vector"]
+__all__ = ["Measured", "Plan", "Record", "Report", "dense", "dense_vector", "packet_of"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from typing import Any
 
-from fedbias.headers import Check, amount, flag, read_header, real, squares, whole
+from fedbias.headers import Check, amount, flag, read_header, real, squares, text, whole
 from fedbias.packets import Packet
 
 from .wire import Record, packet_of
@@ -19,6 +19,8 @@ _REPORT: dict[str, Check] = {
     "loss": real,
     "statistic": amount,
     "computed": whole(),
+    "kind": text,
+    "dropped": whole(),
     "lost_memory": flag,
     "saturated": flag,
     "measured": squares,
@@ -57,7 +59,11 @@ class Report:
         At the plan's point, on the examples that were looked at there; on all of them where the
         feedback takes its estimate elsewhere.
     computed : int
-        Example gradients computed in this turn.
+        Example gradients computed in this turn; losses, by a client without gradients.
+    kind : str
+        The capability whose estimator it took; empty where there is one for all.
+    dropped : int
+        Directions left out because the loss along them was not finite.
     statistic : float or None
         What the plan's batch-size test asked for; None without one, or if it is not finite.
     lost_memory : bool
@@ -76,6 +82,8 @@ class Report:
     examples: int
     loss: float
     computed: int
+    kind: str = ""
+    dropped: int = 0
     statistic: float | None = None
     lost_memory: bool = False
     buffers: Packet | None = None
@@ -96,6 +104,8 @@ class Report:
             "loss": self.loss,
             "statistic": self.statistic,
             "computed": self.computed,
+            "kind": self.kind,
+            "dropped": self.dropped,
             "lost_memory": self.lost_memory,
             "saturated": self.saturated,
             "measured": None if self.measured is None else list(astuple(self.measured)),

@@ -13,6 +13,7 @@ from fedbias.ledger import Ledger
 from fedbias.objectives import Statistics
 from fedbias.problems import GemanMcClure, Squares, noisy
 from fedbias.rounds import Plan, Report
+from fedbias.randomness import Purpose
 from fedbias.turn import Turn
 from fedbias.vectors import squared_norm
 from tests.tools.adaptive_runs import PROBLEM, START
@@ -135,7 +136,7 @@ def test_without_a_batch_size_it_looks_at_all_the_data():
     some = GemanMcClure(TWO.scales, size=400)
     off = noisy(3.0).estimate(some, POINT, turn).vector - TWO.gradient(POINT)
     np.testing.assert_allclose(
-        off, 3 / 20 * Turn(0, 0, 0, 400).draws.standard_normal(2), rtol=1e-12
+        off, 3 / 20 * Turn(0, 0, 0, 400).stream(Purpose.BATCH).standard_normal(2), rtol=1e-12
     )
     assert turn.examples == 400 and turn.statistic is None
 
@@ -145,7 +146,7 @@ def test_local_steps_see_new_noise_in_every_step():
     flat = Squares(np.zeros((1, 3)), np.zeros(1))  # ∇f = 0, and no per_example_statistics asked
     turn = Turn(0, 0, 0, 4)
     moved = fb.local_steps(2, 1.0, inner=noisy(1.0)).estimate(flat, np.zeros(3), turn).vector
-    draws = Turn(0, 0, 0, 4).draws.standard_normal((2, 3)) / 2
+    draws = Turn(0, 0, 0, 4).stream(Purpose.BATCH).standard_normal((2, 3)) / 2
     np.testing.assert_allclose(moved, draws.sum(axis=0), rtol=1e-12)
     assert turn.examples == 8
 
