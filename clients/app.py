@@ -20,11 +20,13 @@ from flwr.clientapp.typing import Mod
 
 from fedbias.client import Cohort, cohort_of, prefetched, respond
 from fedbias.hello import Hello
+from fedbias.ledger import LOST_MODEL, LostModel
 from fedbias.objectives import Objective, client_metrics
 from fedbias.rounds import Plan, dense_vector
 from fedbias.vectors import Vector
 
 from .memory import load_ledger, save_ledger
+from .replica import plan_of
 
 MakeObjective = Callable[[Context], Objective]
 _REFUSED = 2  # Flower's code for a ClientApp that raised; the reason is ours
@@ -121,7 +123,7 @@ def _hello(app: CohortClientApp, message: Message, context: Context) -> RecordDi
 
 
 def _train(app: CohortClientApp, message: Message, context: Context) -> RecordDict:
-    plan, number = Plan.from_record(_record(message)), client_number(context)[0]
+    plan, number = plan_of(_record(message), context), client_number(context)[0]
     if plan.client != number:
         raise ValueError(f"the plan is for client {plan.client}, this is client {number}")
     objective, plan = app.prepared(context.node_id, plan) or (app.make_objective(context), plan)
@@ -147,7 +149,8 @@ def _answering(
             return Message(handle(message, context), reply_to=message)
         except (ValueError, ImportError, OSError) as reason:
             _LOG.info("refused %s: %s", message.metadata.message_type, reason)
-            return Message(Error(_REFUSED, str(reason)), reply_to=message)
+            code = LOST_MODEL if isinstance(reason, LostModel) else _REFUSED
+            return Message(Error(code, str(reason)), reply_to=message)
 
     return answer
 

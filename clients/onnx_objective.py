@@ -50,11 +50,15 @@ class OnnxObjective:
     ImportError
         Names the extra, where onnxruntime is not installed.
 
+    Attributes
+    ----------
+    layout : Layout
+        The parameters in a point: one behind the other, in the order of the graph's inputs.
+
     Notes
     -----
-    A point holds the parameters one behind the other, in the order of the graph's inputs. Same bits
-    are promised for one build of onnxruntime with one thread, not across builds or machines; and
-    torch's loss only up to rounding.
+    Same bits are promised for one build of onnxruntime with one thread, not across builds or
+    machines; and torch's loss only up to rounding.
     """
 
     def __init__(
@@ -83,13 +87,13 @@ class OnnxObjective:
             raise ValueError(f"{len(self._inputs)} inputs and {len(self._targets)} targets")
         if outputs[LOSS].shape != []:
             raise ValueError(f"{self._path}: loss must be a scalar, not {outputs[LOSS].shape}")
-        self._layout, self._dtype = _parameters(inputs, self._path)
+        self.layout, self._dtype = _parameters(inputs, self._path)
         self._classifies = _classifies(outputs[OUTPUTS].shape, self._targets)
 
     @property
     def dim(self) -> int:
         """Number of parameters."""
-        return self._layout.dim
+        return self.layout.dim
 
     @property
     def size(self) -> int:
@@ -117,7 +121,7 @@ class OnnxObjective:
             raise ValueError(f"the graph has {self._dtype} parameters, not {point.dtype}")
         if point.shape != (self.dim,):
             raise ValueError(f"the graph has {self.dim} parameters, not {point.shape}")
-        feeds = unflatten(point, self._layout)
+        feeds = unflatten(point, self.layout)
         count = self.size if batch is None else len(batch)
         step = self._micro or count
         for start in range(0, count, step):

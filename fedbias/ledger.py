@@ -16,6 +16,11 @@ from dataclasses import dataclass, field, replace
 from fedbias.vectors import Vector
 
 NEVER = -1
+LOST_MODEL = 1001  # the code of a reply that says so; Flower's own are small
+
+
+class LostModel(ValueError):
+    """A client was asked to go on from what it does not have any more; the message says what."""
 
 
 @dataclass(frozen=True)

@@ -158,7 +158,7 @@ class Adam(Optimizer):
         second = self.beta2 * state.get("second", zero) + (1 - self.beta2) * gradient**2
         mean, square = first / (1 - self.beta1**count), second / (1 - self.beta2**count)
         moved = point - self.step_size * mean / (np.sqrt(square) + self.epsilon)
-        return moved, {"count": np.array([count]), "first": first, "second": second}
+        return moved, {"count": np.array([float(count)]), "first": first, "second": second}
 
 
 gradient_descent, heavy_ball, polyak, nesterov = GradientDescent, HeavyBall, Polyak, Nesterov

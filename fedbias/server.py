@@ -152,8 +152,6 @@ def _gathered(
     sums, changed = Sums.zero(state.point, state.buffers), dict[int, Vector]()
     arrived = sorted(reports, key=lambda report: report.client)
     remembers, kinds = algorithm.feedback.remembers, algorithm.estimator.kinds
-    weighed = algorithm.weights == "inverse_variance"
-    precise = precisions(state.variances, kinds) if weighed else dict.fromkeys(kinds, 1.0)
     compared = algorithm.batching is not None and algorithm.batching.compares_clients
     rows = file_rows(len(arrived), state.point, len(state.memories)) if remembers else None
     for place, report in enumerate(arrived):
@@ -175,13 +173,21 @@ def _gathered(
         except ValueError as reason:
             sums.refused[client] = str(reason)
             continue
-        weight = precise[report.kind] * _weight(algorithm, report.examples)
+        (weight,) = weights_of(algorithm, state, [report])
         samples = _samples(algorithm, state, report)
         sums.add(report, vector, buffers, weight, samples, compared)
-        if weighed:
+        if algorithm.weights == "inverse_variance":
             sums.kinds.setdefault(report.kind, Spread.like(vector)).add(vector)
     check_identical(algorithm, state.counts, sums.applied)
     return sums, changed
+
+
+def weights_of(algorithm: Algorithm, state: ServerState, reports: Iterable[Report]) -> list[float]:
+    """w_m of reports of the state's round."""
+    precise = dict.fromkeys(algorithm.estimator.kinds, 1.0)
+    if algorithm.weights == "inverse_variance":
+        precise = precisions(state.variances, precise)
+    return [precise[r.kind] * _weight(algorithm, r.examples) for r in reports]
 
 
 def _samples(algorithm: Algorithm, state: ServerState, report: Report) -> int:

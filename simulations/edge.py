@@ -10,7 +10,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -18,9 +18,13 @@ from clients import OnnxObjective
 from fedbias.vectors import Layout, Vector, flatten
 
 from .data import DataError
+from .models import Model
+from .settings import Settings
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from .tasks import TorchTask
 
 GRAPH, INITIAL, TEST = "model.onnx", "initial.npz", "test.npz"
 Rows = tuple[Vector, Vector]  # inputs and targets
@@ -49,11 +53,10 @@ def write_onnx_task(
     folder.mkdir(parents=True, exist_ok=True)
     export_onnx(model, loss, shards[0], folder / GRAPH)
     weights = {name: weight.detach().cpu().numpy() for name, weight in model.named_parameters()}
-    np.savez(folder / INITIAL, **weights)
-    for place, rows in [(_client(i), rows) for i, rows in enumerate(shards)] + (
-        [] if test is None else [(TEST, test)]
-    ):
-        np.savez(folder / place, inputs=rows[0], targets=rows[1])
+    np.savez(folder / INITIAL, **cast(Any, weights))
+    files = {_client(number): rows for number, rows in enumerate(shards)}
+    for place, (inputs, targets) in (files | ({} if test is None else {TEST: test})).items():
+        np.savez(folder / place, inputs=inputs, targets=targets)
 
 
 class OnnxTask:
@@ -109,18 +112,38 @@ class OnnxTask:
 
     def _on(self, place: str) -> OnnxObjective:
         if place not in self._objectives:
-            path = self._folder / place
-            rows = _read(path)
-            if rows.keys() != {"inputs", "targets"}:
-                raise DataError(f"{path} must hold inputs and targets, not {sorted(rows)}")
             self._objectives[place] = OnnxObjective(
-                self._folder / GRAPH, (rows["inputs"], rows["targets"]), micro_batch=self._micro
+                self._folder / GRAPH, _rows(self._folder / place), micro_batch=self._micro
             )
         return self._objectives[place]
 
 
+def torch_task(settings: Settings) -> TorchTask:
+    """The same folder, all of it here, for clients that have torch: the settings' model at x_0."""
+    import torch
+    from torch.nn.functional import cross_entropy
+
+    from .tasks import TorchTask
+
+    folder = Path(settings.data_root)
+    shards = [_rows(folder / _client(number)) for number in range(settings.clients)]
+    initial = _read(folder / INITIAL)
+    *_, last = initial.values()  # one row, or one entry of the bias, per class
+    model = settings.made("model", Model).build(shards[0][0].shape[1:], len(last), settings.seed)
+    model.load_state_dict({name: torch.from_numpy(array) for name, array in initial.items()})
+    test = _rows(folder / TEST) if (folder / TEST).exists() else None
+    return TorchTask(model, cross_entropy, shards, test, micro_batch=settings.micro_batch or None)
+
+
 def _client(number: int) -> str:
     return f"client-{number}.npz"
+
+
+def _rows(path: Path) -> Rows:
+    arrays = _read(path)
+    if arrays.keys() != {"inputs", "targets"}:
+        raise DataError(f"{path} must hold inputs and targets, not {sorted(arrays)}")
+    return arrays["inputs"], arrays["targets"]
 
 
 def _read(path: Path) -> dict[str, Vector]:
@@ -129,5 +152,5 @@ def _read(path: Path) -> dict[str, Vector]:
             return dict(file)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    except (ValueError, TypeError, AttributeError, zipfile.BadZipFile) as error:
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} is not a file of numpy.savez") from error

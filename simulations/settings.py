@@ -36,7 +36,7 @@ class Settings(BaseModel):
     )
 
     task: str = Field("digits", description="digits, fashion-mnist, mnist, least-squares, "
-                      "logistic, or your own as module:function")  # fmt: skip
+                      "logistic, onnx, or your own as module:function")  # fmt: skip
     data_root: str = Field("", description="folder with the data's files; empty: look around")
     model: str = Field("mlp(hidden=32)", description="the network, for image tasks")
     partition: str = Field("dirichlet(alpha=0.3)", description="how examples go to clients")

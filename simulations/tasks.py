@@ -11,6 +11,7 @@ import inspect
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -20,6 +21,7 @@ from fedbias.randomness import SERVER, Purpose, generator
 from fedbias.vectors import Vector, flatten
 
 from .data import Dataset, Partition, digits, image_data
+from .edge import OnnxTask
 from .models import Model
 from .settings import Settings, SettingsError
 from .threads import one_thread
@@ -189,12 +191,19 @@ def _logistic(s: Settings) -> Task:
     return ProblemTask(fb.Logistic.random(s.dim, 50 * s.clients, s.seed, clients=s.clients))
 
 
+def _onnx(s: Settings) -> Task:
+    if not s.data_root:
+        raise SettingsError("task = 'onnx' needs data_root, the folder of its graph and data")
+    return OnnxTask(Path(s.data_root).expanduser().absolute(), s.clients, s.micro_batch or None)
+
+
 TASKS = {
     "digits": lambda s: image_task(digits(), s),
     "fashion-mnist": lambda s: image_task(image_data("fashion-mnist", s.data_root or None), s),
     "mnist": lambda s: image_task(image_data("mnist", s.data_root or None), s),
     "least-squares": _least_squares,
     "logistic": _logistic,
+    "onnx": _onnx,
 }
 
 

@@ -4,6 +4,7 @@ from .adadagrad import adadagrad, adadagrad_norm
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .differential_quantization import differential_quantization
 from .fedbias import FedBias
+from .hybrid_order import hybrid_order
 from .introductions import meet
 from .parallel_momentum import parallel_momentum
 from .records import RoundRecord
@@ -16,6 +17,7 @@ __all__ = [
     "adadagrad_norm",
     "differential_quantization",
     "load_checkpoint",
+    "hybrid_order",
     "meet",
     "parallel_momentum",
     "save_checkpoint",

@@ -15,18 +15,20 @@ from flwr.serverapp.strategy import Result, Strategy
 import fedbias as fb
 from fedbias import checks
 from fedbias.algorithm import Algorithm
+from fedbias.estimators import as_estimator
 from fedbias.schedule import grows
 from fedbias.server import apply, plan_for
 from fedbias.state import ServerState
 from fedbias.stopping import Until
 
 from .arrays import Names
+from .broadcast import SeedBroadcast, check_seeds, size_of
 from .checkpoint import Checkpoint
 from .evaluation import evaluations, mean_metrics
 from .exchange import exchange
 from .records import RoundRecord, Tally
 from .replies import collect
-from .requests import evaluate_requests, train_packets, train_requests
+from .requests import evaluate_requests, shared_packets, train_requests
 from .sampling import Sampling
 
 _LOG = logging.getLogger("flwr")
@@ -42,14 +44,15 @@ class FedBias(Strategy):
     optimizer : Optimizer
         The server's step on the mean estimate.
     estimator, compressor, feedback
-        What the clients compute, how they compress it, what they remember.
+        What the clients compute, how they compress it, what they remember. A mapping from
+        capability to estimator is for clients that differ in what they can compute.
     batch_size : BatchSize or int, optional
         b, each client's, for estimators that draw batches, or the rule that chooses it, such as
         ``fb.norm_test(eta=0.5, maximum=256)``; None means all the data.
     decay : Decay
         How the server's step size falls with the samples.
-    weights : {"uniform", "examples"}
-        How the mean over clients is weighted.
+    weights : {"uniform", "examples", "inverse_variance"}
+        How the mean over clients is weighted; :func:`fedbias.run` says when each is right.
     fraction : float
         Share of the enrolled clients asked in each round, at least ``minimum_replies`` of them;
         drawn from (seed, round) and the clients' own numbers.
@@ -73,6 +76,12 @@ class FedBias(Strategy):
         never. Clients without gradients leave it out. The gradient is ∇f_m, also for an estimator
         that aims at something else (``fb.meta``, ``fb.local_steps``), and taken at x_k: what
         ``fb.differential`` shifts and compensates counts as bias.
+    broadcast : {"model", "seeds"}
+        How clients learn of x_k. Where all of them send seeds and scalars, ``"seeds"`` sends these
+        on instead of the model, once each client has had the model: both directions then cost
+        bytes that do not depend on the model's size. Each client keeps a copy of the model and of
+        the optimizer's state, and repeats the server's step, bit for bit: it rebuilds every
+        direction of every client. ``evaluate_every`` sends the model all the same.
     seed : int
         Of every random draw, on the server and on the clients.
 
@@ -87,7 +96,7 @@ class FedBias(Strategy):
     def __init__(
         self,
         optimizer: fb.Optimizer,
-        estimator: fb.Estimator = fb.exact(),
+        estimator: fb.Estimator | Mapping[str, fb.Estimator] = fb.exact(),
         compressor: fb.Compressor = fb.identity(),
         feedback: fb.Feedback = fb.no_feedback(),
         *,
@@ -102,6 +111,7 @@ class FedBias(Strategy):
         stop: Until | None = None,
         evaluate_every: int = 0,
         measure_bias: int = 0,
+        broadcast: str = "model",
         seed: int = 0,
     ) -> None:
         checks.whole("FedBias", "evaluate_every", evaluate_every, least=0)
@@ -109,7 +119,7 @@ class FedBias(Strategy):
             checks.instance("FedBias", "stop", stop, Until, "until(accuracy=0.9)")
         self.sampling = Sampling(fraction, minimum_clients, patience, partitions)
         self.algorithm = Algorithm(
-            *(optimizer, estimator, compressor, feedback, batch_size, weights),
+            *(optimizer, as_estimator(estimator), compressor, feedback, batch_size, weights),
             minimum_replies=minimum_replies,
             seed=seed,
             measure_bias=measure_bias,
@@ -122,6 +132,10 @@ class FedBias(Strategy):
         self.stopped: str | None = None  # why the last run ended early
         self.state: ServerState | None = None
         self._tally = Tally()
+        checks.choice("FedBias", "broadcast", broadcast, ("model", "seeds"))
+        self._in_seeds = broadcast == "seeds"
+        if self._in_seeds:
+            check_seeds(self.algorithm)
 
     def summary(self) -> None:
         """Log the settings."""
@@ -187,6 +201,7 @@ class FedBias(Strategy):
         first = resume or Checkpoint(names.start(initial_arrays, initial_buffers))
         self.state, self.stopped = first.state, first.stopped if self.stop else None
         self._tally, began = Tally(), time.monotonic()
+        self._seeds = SeedBroadcast(self.algorithm) if self._in_seeds else None
         self._roster = self.sampling.enrol(grid, first.state.point.size)
         result, total = Result(arrays=names.arrays(first.state)), first.total_uplink_bytes
         if grows(self.algorithm, first.state.point):
@@ -229,9 +244,9 @@ class FedBias(Strategy):
         enrolled = {**self._running().enrolled, **self._roster.sizes}  # they bound batch sizes
         state = self.state = replace(self._running(), enrolled=enrolled)
         plans = [plan_for(self.algorithm, state, client) for client in chosen]
-        packets = train_packets(plans)
-        size = sum(len(part) for part in packets.values())
-        self._tally = Tally(asked=len(plans), downlink_bytes=len(plans) * size)
+        packets = self._seeds.packets(state, chosen) if self._seeds else shared_packets(plans)
+        sent = sum(size_of(packets[client]) for client in chosen)
+        self._tally = Tally(asked=len(plans), downlink_bytes=sent)
         return train_requests(plans, packets, self._roster.nodes, server_round)
 
     def aggregate_train(
@@ -242,6 +257,8 @@ class FedBias(Strategy):
         came = collect(replies, self._roster)
         algorithm = self.sampling.fitted(self.algorithm, self._tally.asked)
         self.state, outcome = apply(algorithm, state, came.reports, self._roster.sizes)
+        if self._seeds:
+            self._seeds.close(state, self.state, came, outcome)
         self._tally.close(came, outcome, server_round)
         if not outcome.applied:
             return None, None

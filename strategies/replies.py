@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from flwr.app import Message
 
+from fedbias.ledger import LOST_MODEL
 from fedbias.rounds import Report
 
 from .exchange import NEVER_CAME
@@ -29,12 +30,15 @@ class Replies:
         Of the reports' JSON headers.
     heard : set of int
         The nodes something came from.
+    lost_models : list of int
+        The clients that do not have the model any more that they were to go on from.
     """
 
     reports: list[Report] = field(default_factory=list)
     refused: dict[int, str] = field(default_factory=dict)
     header_bytes: int = 0
     heard: set[int] = field(default_factory=set)
+    lost_models: list[int] = field(default_factory=list)
 
 
 def collect(replies: Iterable[Message], roster: Roster) -> Replies:
@@ -45,6 +49,8 @@ def collect(replies: Iterable[Message], roster: Roster) -> Replies:
             continue
         found.heard.add(reply.metadata.src_node_id)
         client = roster.client(reply.metadata.src_node_id)
+        if client is not None and reply.has_error() and reply.error.code == LOST_MODEL:
+            found.lost_models.append(client)
         try:
             report, header = _read(reply, client)
         except ValueError as reason:

@@ -6,22 +6,26 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from flwr.app import ConfigRecord, Message, RecordDict
 
-from fedbias.rounds import Plan, dense
+from fedbias.rounds import Plan, Record, dense
 from fedbias.state import ServerState
 
 
-def train_packets(plans: Sequence[Plan]) -> dict[str, bytes]:
-    """The packets that the plans of one round share; none without plans."""
+def shared_packets(plans: Sequence[Plan]) -> dict[int, Record]:
+    """For each client the packets of its plan, which all the plans of one round share."""
     shared = plans[0].to_record() if plans else {}
-    return {name: part for name, part in shared.items() if name != "header"}
+    packets = {name: part for name, part in shared.items() if name != "header"}
+    return {plan.client: packets for plan in plans}
 
 
 def train_requests(
-    plans: Sequence[Plan], packets: Mapping[str, bytes], nodes: Mapping[int, int], number: int
+    plans: Sequence[Plan],
+    packets: Mapping[int, Record],
+    nodes: Mapping[int, int],
+    number: int,
 ) -> Iterator[Message]:
-    """One message per plan to its client's node."""
+    """One message per plan to its client's node, with the client's packets."""
     for plan in plans:
-        record = ConfigRecord({"header": plan.header(), **packets})
+        record = ConfigRecord({"header": plan.header(), **packets[plan.client]})
         content = RecordDict({"fedbias": record})
         yield Message(content, nodes[plan.client], "train", group_id=str(number))
 

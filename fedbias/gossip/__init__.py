@@ -12,7 +12,7 @@ of its partner's model with its next plan, and settles then: exactly once, as in
 """
 
 from .algorithm import GossipAlgorithm
-from .client import LostModel, model_of, respond
+from .client import model_of, respond
 from .graphs import Along, along
 from .loop import run_gossip
 from .matchings import Matching, Pair, RandomMatching, RandomPair, random_matching, random_pair
@@ -25,7 +25,6 @@ __all__ = [
     "GossipAlgorithm",
     "GossipPlan",
     "GossipState",
-    "LostModel",
     "Matching",
     "Pair",
     "RandomMatching",

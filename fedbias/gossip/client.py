@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from fedbias.client import estimate_at, report_of
-from fedbias.ledger import Ledger, pend, settle
+from fedbias.ledger import Ledger, LostModel, pend, settle
 from fedbias.objectives import Objective
 from fedbias.packets import Packet, decode
 from fedbias.rounds import Report
@@ -18,10 +18,6 @@ from .plan import GossipPlan
 from .spread import averaged
 
 MODEL, _SENT = "gossip.model", "gossip.sent"
-
-
-class LostModel(ValueError):
-    """The client was asked for a step of a model that it does not have any more."""
 
 
 def respond(objective: Objective, plan: GossipPlan, ledger: Ledger) -> tuple[Report, Ledger]:

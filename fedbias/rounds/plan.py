@@ -111,8 +111,14 @@ class Plan:
         return record if self.buffers is None else record | {"buffers": dense(self.buffers)}
 
     @classmethod
-    def from_record(cls, record: Mapping[str, Any]) -> Plan:
-        """Read a plan (ProtocolError or PacketError if it is not one)."""
+    def from_record(cls, record: Mapping[str, Any], point: Vector | None = None) -> Plan:
+        """Read a plan (ProtocolError or PacketError if it is not one).
+
+        Parameters
+        ----------
+        point : ndarray, optional
+            x_k, where the client has it already: the record then carries none.
+        """
         header = read_header(record, _PLAN)
         kinds: dict[str, type[Any]] = {
             "estimator": Estimator,
@@ -130,5 +136,5 @@ class Plan:
         except ValueError as reason:
             raise ProtocolError(str(reason)) from None
         buffers = dense_vector(record, "buffers") if "buffers" in record else None
-        point = dense_vector(record, "point")
+        point = dense_vector(record, "point") if point is None else point
         return cls(**{**header, **spelled}, point=point, buffers=buffers)

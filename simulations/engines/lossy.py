@@ -52,7 +52,7 @@ class LossyGrid(Grid):
         return [self._carried(reply) for reply in replies]
 
     def _carried(self, reply: Message) -> Message:
-        if reply.has_error() or reply.metadata.message_type != "train":
+        if reply.has_error() or not reply.metadata.message_type.startswith("train"):
             return reply
         record: Any = reply.content.config_records.get("fedbias", {})
         try:

@@ -1,6 +1,6 @@
 """The papers' experiments, each a folder; ``python -m simulations reproduce NAME``."""
 
-from . import adadagrad, biases, differential, feedback, momentum
+from . import adadagrad, biases, differential, feedback, hybrid, momentum
 from .base import Cell, Options, Reproduction, Result, Results
 from .runner import check, compute
 
@@ -10,6 +10,7 @@ REPRODUCTIONS = {
     "differential-quantization": differential.REPRODUCTION,
     "feedback": feedback.REPRODUCTION,
     "adadagrad": adadagrad.REPRODUCTION,
+    "hybrid": hybrid.REPRODUCTION,
 }
 
 __all__ = [

@@ -151,7 +151,7 @@ class Lockstep:
 
         rows = self._rows(1)
         with ThreadPoolExecutor(self._threads) as pool:
-            for total, squares in pool.map(serve, zeroth[:: self._block]):
+            for total, squares in map(serve, zeroth[:: self._block]):
                 self._kinds[1].total[rows] += total
                 self._kinds[1].squares[: squares.size] += squares
 

@@ -1,0 +1,227 @@
+"""A client without torch beside one with it, in Flower's Deployment Runtime on this machine.
+
+A small torch module is exported once. Then SuperNodes train it from two fresh environments: one has
+the dependencies and the extra ``edge`` and no torch, the other the dependencies and torch. Flower
+starts a process for every message, which imports all that it needs anew.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import tomllib
+import venv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from ..data import digits
+from ..edge import write_onnx_task
+from ..models import mlp
+from ..output import Run
+from .loopback import ROOT, Loopback
+from .measure import Finding
+
+CLIENTS, ROUNDS = 2, 8
+SETTINGS = {
+    "clients": CLIENTS,
+    "rounds": ROUNDS,
+    "batch_size": 128,
+    "optimizer": "gradient_descent(step_size=1.0)",
+    "model": "mlp(hidden=32)",
+}
+_ZEROTH = "two_point(directions=128, radius=0.001)"
+_WITH_TORCH = "simulations.edge:torch_task"
+_SHOWN = ("flwr", "numpy", "onnxruntime", "torch")
+_INSTALLED = """
+import importlib.metadata, json
+print(json.dumps({d.name.lower(): d.version for d in importlib.metadata.distributions()}))
+"""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kind of client."""
+
+    extra: str  # what is installed beside the dependencies
+    task: str
+    estimator: str
+
+
+CASES = {
+    "ONNX Runtime": Case("edge", "onnx", _ZEROTH),
+    "torch": Case("torch", _WITH_TORCH, _ZEROTH),
+    "torch, gradients": Case("torch", _WITH_TORCH, "minibatch()"),
+}
+
+
+def benchmark(repeats: int) -> Finding:
+    """One row per kind of client; about a minute each per repeat, and some to install torch."""
+    with tempfile.TemporaryDirectory(prefix="fedbias-edge-") as temporary:
+        folder = Path(temporary)
+        write_task(folder / "task")
+        environments = {}
+        for extra in dict.fromkeys(case.extra for case in CASES.values()):
+            _say(f"a fresh environment with the extra {extra}")
+            environments[extra] = Environment.made(folder / extra, extra)
+        runs: dict[str, list[Answered]] = {name: [] for name in CASES}
+        for turn in range(repeats):
+            for place, (name, case) in enumerate(CASES.items()):
+                _say(f"{name}, {turn + 1} of {repeats}")
+                work = folder / f"run-{turn}-{place}"
+                scripts = environments[case.extra].scripts
+                runs[name].append(answered(scripts, case, folder / "task", work))
+        results = {
+            name: {
+                "estimator": case.estimator,
+                **environments[case.extra].facts,
+                **summary(runs[name]),
+            }
+            for name, case in CASES.items()
+        }
+    return Finding(_lines(results), _notes(results, repeats), results)
+
+
+def write_task(folder: Path) -> None:
+    """The digits of every client, and a new network as a graph."""
+    from torch.nn.functional import cross_entropy
+
+    data = digits()
+    parts = np.array_split(np.arange(len(data.train_y)), CLIENTS)
+    shards = [(data.train_x[part], data.train_y[part]) for part in parts]
+    model = mlp(hidden=32).build(data.shape, data.classes, seed=0)
+    write_onnx_task(folder, model, cross_entropy, shards, (data.test_x, data.test_y))
+
+
+@dataclass(frozen=True)
+class Environment:
+    """A Python environment, and what was in it when it was new.
+
+    Attributes
+    ----------
+    folder : Path
+    facts : dict
+        ``installed`` bytes, number of ``packages``, their ``versions``, and what ``import torch``
+        says there.
+    """
+
+    folder: Path
+    facts: Mapping[str, Any]
+
+    @property
+    def scripts(self) -> Path:
+        """Where its commands are."""
+        return self.folder / "bin"
+
+    @classmethod
+    def made(cls, folder: Path, extra: str) -> Environment:
+        """The project's dependencies and one extra, by pip as it is set up here."""
+        venv.create(folder, symlinks=True)
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+        wanted = [*project["dependencies"], *project["optional-dependencies"][extra]]
+        python = folder / "bin" / "python"
+        pip = (sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", *wanted)
+        subprocess.run(pip, check=True)
+        versions = json.loads(_said(python, _INSTALLED).stdout)
+        torch = _said(python, "import torch; print(torch.__version__)")
+        files = [file for file in folder.glob("lib/python*/site-packages/**/*") if file.is_file()]
+        facts = {
+            "installed": sum(file.stat().st_size for file in files),
+            "packages": len(versions),
+            "versions": {name: versions[name] for name in _SHOWN if name in versions},
+            "torch": (torch.stdout or torch.stderr).strip().splitlines()[-1],
+        }
+        return cls(folder, facts)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A run, and what each message took that a client answered: see :mod:`.probe`."""
+
+    run: Run
+    messages: Sequence[Mapping[str, float]]
+
+
+def answered(scripts: Path, case: Case, task: Path, folder: Path) -> Answered:
+    """Train the folder's task with this kind of client."""
+    kind = {"task": case.task, "estimator": case.estimator, "data_root": str(task)}
+    with Loopback(scripts, folder, CLIENTS) as federation:
+        run = federation.run(SETTINGS | kind)
+        return Answered(run, federation.messages())
+
+
+def summary(runs: Sequence[Answered]) -> dict[str, Any]:
+    """Medians over all the messages, and their range; the loss before and after.
+
+    Raises
+    ------
+    ValueError
+        If a reply is missing, or the loss did not fall.
+    """
+    messages = [message for each in runs for message in each.messages]
+    replies = sum(sum(each.run.values("applied")) for each in runs)
+    if replies != len(runs) * CLIENTS * ROUNDS:
+        raise ValueError(f"only {replies} replies were applied")
+    losses = [each.run.values("test_loss") for each in runs]
+    if not all(loss[-1] < loss[0] for loss in losses):
+        raise ValueError(f"the loss did not fall: {losses}")
+    seconds = [message["seconds"] for message in messages]
+    return {
+        "messages": len(messages),
+        "seconds": (median(seconds), min(seconds), max(seconds)),
+        "processor": median(message["processor"] for message in messages),
+        "memory": median(message["memory"] for message in messages),
+        "most_memory": max(message["memory"] for message in messages),
+        "reply_bytes": sum(sum(each.run.values("uplink_bytes")) for each in runs) / replies,
+        "losses": losses[0],
+    }
+
+
+def _lines(results: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    lines = [
+        ["client", "estimator", "torch", "installed", "memory", "time per message (range)"]
+        + ["processor time", "bytes per reply", "test loss"]
+    ]
+    for name, found in results.items():
+        middle, low, high = found["seconds"]
+        lines.append(
+            [name, found["estimator"], found["versions"].get("torch", "absent")]
+            + [f"{found['installed'] / 2**20:.0f} MiB", f"{found['memory'] / 2**20:.0f} MiB"]
+            + [f"{middle:.2f} s ({low:.2f} … {high:.2f})", f"{found['processor']:.2f} s"]
+            + [f"{found['reply_bytes']:,.0f}"]
+            + [f"{found['losses'][0]:.3f} → {found['losses'][-1]:.3f}"]
+        )
+    return lines
+
+
+def _notes(results: Mapping[str, Mapping[str, Any]], repeats: int) -> list[str]:
+    edge, torch, _ = results.values()
+    apart = max(abs(a - b) for a, b in zip(edge["losses"], torch["losses"], strict=True))
+    return [
+        f"Digits, {SETTINGS['model']} with 2,410 parameters, {ROUNDS} rounds of "
+        f"{CLIENTS} clients, batches of {SETTINGS['batch_size']}; {repeats} runs of each kind, "
+        f"{edge['messages']} messages.",
+        "Installed: all files of the environment's packages: the dependencies, and the extra "
+        f"`edge` ({edge['packages']} packages) or `torch` ({torch['packages']}).",
+        "Memory: the peak of a client's process, its median over the messages (at most "
+        f"{edge['most_memory'] / 2**20:.0f} MiB without torch, {torch['most_memory'] / 2**20:.0f} "
+        "MiB with it). Time: from the start of the process to its end, imports included; the "
+        "clients of a round answer at the same time.",
+        f"In the first environment `import torch` says: {edge['torch']}.",
+        f"The two runs of {edge['estimator']} draw the same directions: their test losses differ "
+        f"by at most {apart:.1e} in any round.",
+    ]
+
+
+def _said(python: Path, program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([python, "-I", "-c", program], capture_output=True, text=True)
+
+
+def _say(words: str) -> None:
+    print(words, file=sys.stderr, flush=True)
