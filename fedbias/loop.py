@@ -157,7 +157,7 @@ def run(
     points, losses = [start], [mean_loss(objectives, state, share)]
     outcomes: list[Outcome] = []
     while state.round < rounds and stopped is None:
-        asked = _asked(participation, state.round, len(objectives))
+        asked = asked_of("run", participation, state.round, len(objectives))
         _check_everyone(feedback, asked, len(objectives))
         missing = set(lost(state.round)) if lost else set()
         reports = _answers(algorithm, state, objectives, ledgers, asked)
@@ -247,10 +247,11 @@ def _check_everyone(feedback: Feedback, asked: Sequence[int], clients: int) -> N
         raise ValueError("run: a preset radius asks all the clients in every round: radius=None")
 
 
-def _asked(participation: Choice | None, round: int, clients: int) -> list[int]:
+def asked_of(owner: str, participation: Choice | None, round: int, clients: int) -> list[int]:
+    """The clients that take part in a round, in ascending order (ValueError for unknown ones)."""
     asked = range(clients) if participation is None else sorted(set(participation(round)))
     if not set(asked) <= set(range(clients)):
-        raise ValueError(f"run: there are clients 0 … {clients - 1}, not all of {asked}")
+        raise ValueError(f"{owner}: there are clients 0 … {clients - 1}, not all of {asked}")
     return list(asked)
 
 

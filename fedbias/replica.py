@@ -62,6 +62,17 @@ class Replica:
     optimizer: State = field(default_factory=dict)
 
 
+def check_seeds(algorithm: Algorithm) -> None:
+    """Refuse what cannot be told in seeds (ValueError)."""
+    vectors = [str(e) for e in algorithm.estimator.kinds.values() if not e.most_directions]
+    if vectors or algorithm.feedback.remembers:
+        what = vectors[0] if vectors else str(algorithm.feedback)
+        raise ValueError(
+            f"broadcast='seeds' repeats the clients' seeds and scalars, and with {what} they send "
+            "vectors: use two_point or forward_gradient alone, or broadcast='model'"
+        )
+
+
 def step_of(
     algorithm: Algorithm, before: ServerState, after: ServerState, reports: Mapping[int, Report]
 ) -> Step:

@@ -27,6 +27,7 @@ SPELLED: dict[str, type[Any]] = {
     "feedback": fb.Feedback,
     "optimizer": fb.Optimizer,
     "decay": fb.Decay,
+    "matching": fb.Matching,
     "stop": Until,
 }
 _NUMBERS = {"batch_size": "a whole number >= 0"}  # of those, what may be a plain number too

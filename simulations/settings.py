@@ -16,9 +16,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 import fedbias as fb
 from fedbias.algorithm import Algorithm
+from fedbias.gossip import GossipAlgorithm
 from fedbias.notation import parse
+from fedbias.replica import check_seeds
 from fedbias.stopping import Until
 
+from .forms import check_forms
 from .sentences import SPELLED, respelled, sentences
 
 T = TypeVar("T")
@@ -53,9 +56,20 @@ class Settings(BaseModel):
     feedback: str = Field("no_feedback()", description="what a client remembers")
     optimizer: str = Field("gradient_descent(step_size=0.5)", description="the server's step")
     decay: str = Field("no_decay()", description="how its step size falls with the samples")
-    weights: Literal["uniform", "examples"] = Field(
-        "uniform", description="what a client's reply weighs: uniform, or examples: as its data"
-    )
+    weights: Literal["uniform", "examples", "inverse_variance"] = Field(
+        "uniform", description="what a client's reply weighs: uniform, as its examples, or as the "
+        "precision of its kind of estimate"
+    )  # fmt: skip
+    forward_only: int = Field(0, ge=0, description="how many clients, the last ones, have forward "
+                              "passes alone")  # fmt: skip
+    broadcast: Literal["model", "seeds"] = Field(
+        "model", description="how clients learn of the model: as it is, or as the seeds that moved "
+        "it"
+    )  # fmt: skip
+    matching: str = Field("", description="who averages with whom, where every client owns its "
+                          "model; empty: the server has the one model")  # fmt: skip
+    mixing: float = Field(1.0, gt=0, le=1, description="share of the way to its pair's mean that "
+                          "a client's own model goes")  # fmt: skip
     minimum_replies: int = Field(1, ge=1, description="fewer leave the model untouched")
     stop: str = Field("until()", description="goals that end the run early")
     evaluate_every: int = Field(1, ge=0, description="rounds between central evaluations; 0: never")
@@ -72,7 +86,9 @@ class Settings(BaseModel):
     patience: float = Field(300.0, ge=0, description="seconds to wait for clients")
     seed: int = Field(0, ge=0, le=2**63 - 1, description="of every random draw")
 
-    @field_validator("condition", "fraction", "lost", "timeout", "patience", mode="before")
+    @field_validator(
+        "condition", "fraction", "mixing", "lost", "timeout", "patience", mode="before"
+    )
     @classmethod
     def _number(cls, value: object) -> object:
         return float(value) if type(value) is int else value
@@ -80,7 +96,8 @@ class Settings(BaseModel):
     @field_validator(*SPELLED)
     @classmethod
     def _spelled(cls, text: str | int, info: Any) -> str | int:
-        return respelled(info.field_name, text) if isinstance(text, str) else text
+        plain = not isinstance(text, str) or (text == "" and info.field_name == "matching")
+        return text if plain else respelled(info.field_name, str(text))
 
     @field_validator("device")
     @classmethod
@@ -97,6 +114,7 @@ class Settings(BaseModel):
                 f"batch_size = {self.batch_size} has no meaning for {estimator}, which uses all "
                 "the data: set batch_size = 0, or an estimator that draws, such as minibatch()"
             )
+        check_forms(self, estimator)
         rule = self.batching
         asked = max(round(self.fraction * self.clients), self.minimum_replies)
         if isinstance(rule, fb.BatchSize) and rule.compares_clients and asked < 2:
@@ -128,6 +146,28 @@ class Settings(BaseModel):
             return self.batch_size or None
         return self.made("batch_size", fb.BatchSize)  # type: ignore[type-abstract]
 
+    def gossip(self) -> GossipAlgorithm:
+        """The decentralized algorithm that these settings describe (ValueError)."""
+        optimizer = self.made("optimizer", fb.Optimizer)  # type: ignore[type-abstract]
+        if optimizer != fb.gradient_descent(optimizer.step_size):
+            raise ValueError(
+                f"optimizer = {optimizer}: clients that own their models take plain steps: use "
+                "gradient_descent, and for momentum local_steps(count=1, …, momentum=0.9)"
+            )
+        if not isinstance(self.batching, int | None):
+            raise ValueError(f"batch_size = {self.batching}: with matching it is a number")
+        return GossipAlgorithm(
+            estimator=self.made("estimator", fb.Estimator),  # type: ignore[type-abstract]
+            matching=self.made("matching", fb.Matching),  # type: ignore[type-abstract]
+            step_size=optimizer.step_size,
+            decay=self.made("decay", fb.Decay),  # type: ignore[type-abstract]
+            compressor=self.made("compressor", fb.Compressor),  # type: ignore[type-abstract]
+            feedback=self.made("feedback", fb.Feedback),  # type: ignore[type-abstract]
+            batch_size=self.batching,
+            mixing=self.mixing,
+            seed=self.seed,
+        )
+
     def algorithm(self) -> Algorithm:
         """The algorithm these settings describe (ValueError where they do not fit together)."""
         return Algorithm(
@@ -158,9 +198,15 @@ def make_settings(values: Mapping[str, Any], where: str = "settings") -> Setting
         found = sentences(error, values, Settings.model_fields, where)
         raise SettingsError("\n".join(found)) from None
     try:
-        settings.algorithm()
+        if settings.matching:
+            settings.gossip()
+        else:
+            algorithm = settings.algorithm()
+            if settings.broadcast == "seeds":
+                check_seeds(algorithm)
     except ValueError as error:
-        raise SettingsError(f"{where}: {str(error).removeprefix('algorithm: ')}") from None
+        why = str(error).removeprefix("algorithm: ").removeprefix("gossip: ")
+        raise SettingsError(f"{where}: {why}") from None
     return settings
 
 

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 
 from fedbias.algorithm import Algorithm
-from fedbias.replica import Replica, Step, step_of, steps_record, whole_record
+from fedbias.replica import (
+    Replica,
+    Step,
+    check_seeds,
+    step_of,
+    steps_record,
+    whole_record,
+)
 from fedbias.rounds import Record
 from fedbias.state import Outcome, ServerState
 
@@ -57,17 +64,6 @@ class SeedBroadcast:
             self._steps.append(step_of(self._algorithm, before, after, applied))
         while sum(map(len, self._steps)) > after.point.nbytes:
             self._steps.pop(0)  # who has missed it is sent the model
-
-
-def check_seeds(algorithm: Algorithm) -> None:
-    """Refuse what cannot be told in seeds (ValueError)."""
-    vectors = [str(e) for e in algorithm.estimator.kinds.values() if not e.most_directions]
-    if vectors or algorithm.feedback.remembers:
-        what = vectors[0] if vectors else str(algorithm.feedback)
-        raise ValueError(
-            f"broadcast='seeds' repeats the clients' seeds and scalars, and with {what} they send "
-            "vectors: use two_point or forward_gradient alone, or broadcast='model'"
-        )
 
 
 def size_of(record: Record) -> int:

@@ -16,13 +16,14 @@ import fedbias as fb
 from fedbias import checks
 from fedbias.algorithm import Algorithm
 from fedbias.estimators import as_estimator
+from fedbias.replica import check_seeds
 from fedbias.schedule import grows
 from fedbias.server import apply, plan_for
 from fedbias.state import ServerState
 from fedbias.stopping import Until
 
 from .arrays import Names
-from .broadcast import SeedBroadcast, check_seeds, size_of
+from .broadcast import SeedBroadcast, size_of
 from .checkpoint import Checkpoint
 from .evaluation import evaluations, mean_metrics
 from .exchange import exchange

@@ -69,7 +69,7 @@ def settled(ledger: Ledger, acknowledged: int, partner: Packet | None, mixing: f
     ledger = settle(ledger, acknowledged)
     if not met or partner is None:
         return ledger
-    own = ledger.memory[MODEL]
+    own = model_of(ledger)
     sent = ledger.memory.get(_SENT, own)
     model = averaged(own, sent, decode(partner, dim=own.size), mixing)
     return replace(ledger, memory={**ledger.memory, MODEL: model})

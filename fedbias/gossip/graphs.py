@@ -10,11 +10,11 @@ from fedbias import checks, extras_networkx
 from fedbias.notation import setting
 from fedbias.randomness import SERVER, Purpose, generator
 
-from .matchings import Matching, Pair
+from .matchings import Drawn, Pair
 
 
 @setting("along")
-class Along(Matching):
+class Along(Drawn):
     """A random maximal matching of a graph's edges; the clients are its nodes, in ascending order.
 
     Edges are taken in random order while both ends are free, so a few clients may stay alone.

@@ -13,7 +13,7 @@ from fedbias.decay import Decay, no_decay
 from fedbias.estimators import Estimator, as_estimator
 from fedbias.feedback import Feedback, no_feedback
 from fedbias.ledger import NEVER, Ledger
-from fedbias.loop import Choice, History
+from fedbias.loop import Choice, History, asked_of
 from fedbias.objectives import Objective
 from fedbias.state import Outcome
 from fedbias.vectors import Vector
@@ -105,10 +105,10 @@ def run_gossip(
 
     look()
     while state.round < rounds:
-        there = set(state.enrolled) if participation is None else set(participation(state.round))
+        there = asked_of("run_gossip", participation, state.round, len(objectives))
         missing = set(lost(state.round)) if lost else set()
         reports = []
-        for client in sorted(there.intersection(asked(algorithm, state))):
+        for client in sorted(set(there).intersection(asked(algorithm, state))):
             plan = plan_for(algorithm, state, client, begun=True)
             report, ledgers[client] = respond(objectives[client], plan, ledgers[client])
             reports.append(report)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from fedbias.compressors import identity
+from fedbias.directions import check_directions
 from fedbias.feedback import moved
 from fedbias.ledger import NEVER
 from fedbias.packets import Packet
@@ -156,6 +157,7 @@ def _valid(
                 raise ValueError(f"client {client} reported twice in round {state.round}")
             if report.kind not in algorithm.estimator.kinds:
                 raise ValueError(f"nobody was asked for an estimate of the kind {report.kind!r}")
+            check_directions(report.packet, 0)  # a model is no combination of them
             vector, _ = opened(report, state.round, state.entry, None, None)
             if algorithm.feedback.remembers:
                 memories[client] = finite(moved(state.memories.get(client), vector))

@@ -46,6 +46,10 @@ BAD = {
     "fraction": (2, "must be a number > 0 and <= 1"),
     "estimator": ("clipped(radius=-1.0)", "clipped: radius must be a number > 0"),
     "batch_size": (-1, "must be a whole number >= 0"),
+    "forward_only": (-1, "must be a whole number >= 0"),
+    "broadcast": ("bytes", "must be 'model' or 'seeds'"),
+    "matching": ("along(graph='star')", "along: graph must be one of 'ring', 'torus'"),
+    "mixing": (0, "must be a number > 0 and <= 1"),
     "compressor": ("uniform(bits=0)", "uniform: bits must be a whole number >= 1 and <= 16, not 0"),
     "feedback": (
         "error_feedback(radius=1)",
@@ -158,7 +162,7 @@ def test_an_unknown_key_is_refused_with_a_suggestion(key, hint):
         ),
         ("optimizer", "sign()", " (allowed: adagrad(step_size), "),
         ("optimizer", "sgd(lr=0.1)", " (allowed: adagrad(step_size), "),
-        ("estimator", "top_k(fraction=0.1)", " (allowed: clipped(radius, inner), exact(), "),
+        ("estimator", "top_k(fraction=0.1)", " (allowed: by_capability, clipped, exact, "),
         (
             "feedback",
             "identity()",

@@ -40,7 +40,7 @@ class Dense:
 
     def layers(self, points: Array) -> list[Array]:
         """Views (…, outputs, inputs + 1) into points (…, d)."""
-        return [points[..., :self.first].reshape(points.shape[:-1] + self.shapes[0])] + self.later(
+        return [points[..., : self.first].reshape(points.shape[:-1] + self.shapes[0])] + self.later(
             points[..., self.first :]
         )
 
@@ -64,8 +64,12 @@ class Dense:
 
 
 def slopes(
-    first: Array, moves: Array, later: Sequence[Array], directions: Sequence[Array],
-    labels: Array, radius: float,
+    first: Array,
+    moves: Array,
+    later: Sequence[Array],
+    directions: Sequence[Array],
+    labels: Array,
+    radius: float,
 ) -> Array:
     """(F(x+νu_k) − F(x))/ν on one batch, for R points and K directions, shape (R, K).
 
@@ -80,7 +84,8 @@ def slopes(
     directions : sequence of ndarray, shape (K, outputs, inputs + 1)
         The directions' other layers.
     """
-    out = first[:, :, None] + first.dtype.type(radius) * moves
+    step = first.dtype.type(radius)
+    out = first[:, :, None] + step * moves
     points, _, count, batch = out.shape
     for weights, along in zip(later, directions, strict=True):
         active = _activated(out)
@@ -88,9 +93,9 @@ def slopes(
         out = (weights @ active.reshape(points, width, -1)).reshape(points, -1, count, batch)
         turned = active[:, :, 1:].transpose(2, 1, 0, 3).reshape(count - 1, width, -1)
         moved = (along @ turned).reshape(count - 1, -1, points, batch)
-        out[:, :, 1:] += first.dtype.type(radius) * moved.transpose(2, 1, 0, 3)
-    losses = cross_entropy(out, labels).mean(axis=-1)
-    return (losses[:, 1:] - losses[:, :1]) / first.dtype.type(radius)
+        out[:, :, 1:] += step * moved.transpose(2, 1, 0, 3)
+    losses = cross_entropy(out, labels).sum(axis=-1) / step.dtype.type(batch)
+    return (losses[:, 1:] - losses[:, :1]) / step
 
 
 def gradients(first: Array, later: Sequence[Array], inputs: Array, labels: Array) -> Array:
@@ -117,12 +122,15 @@ def gradients(first: Array, later: Sequence[Array], inputs: Array, labels: Array
 
 
 def cross_entropy(logits: Array, labels: Array) -> Array:
-    """−log softmax at the labels: logits (R, classes, K, B) → (R, K, B)."""
-    top = logits.max(axis=1)
-    total = np.log(np.exp(logits - top[:, None]).sum(axis=1))
-    total += top
-    for place, label in enumerate(labels):
-        total[:, :, place] -= logits[:, label, :, place]
+    """−log softmax at the labels, (R, classes, K, B) → (R, K, B); ``logits`` is used up.
+
+    The K logits of a point must be about the same, as they are with a small radius.
+    """
+    logits -= logits[:, :, :1].max(axis=1, keepdims=True)  # lest anything overflows
+    own = [logits[:, label, :, place].copy() for place, label in enumerate(labels)]
+    total = np.log(np.exp(logits, out=logits).sum(axis=1))
+    for place, each in enumerate(own):
+        total[:, :, place] -= each
     return total
 
 

@@ -21,6 +21,8 @@ from fedbias.turn import Turn
 
 from .dense import Array, Dense, squared
 
+_PIECE = 2**15  # numbers at once: they stay in the cache
+
 
 class Directions(Protocol):
     """K directions for one batch of each of N nodes."""
@@ -81,7 +83,7 @@ class Law:
         for node, turn in enumerate(turns):
             rng = _fast(turn)
             for each in (self._across, self._along, self._rest):
-                rng.standard_normal(out=each[node], dtype=dtype.type)
+                normals(rng, each[node])
         self._basis, triangle = np.linalg.qr(inputs)
         self._shared = self._across @ self._basis  # ZQ
         self.moves = _moves(self._along @ triangle[:, None])
@@ -133,6 +135,26 @@ def _moves(products: Array) -> Array:
     moves = np.zeros((nodes, height, count + 1, batch), products.dtype)
     moves[:, :, 1:] = products.transpose(0, 2, 1, 3)
     return moves
+
+
+def normals(rng: np.random.Generator, out: Array) -> None:
+    """Fill a contiguous array by Box and Muller's transform: twice as quick as numpy's own.
+
+    In float32 nothing is beyond √(2·24·log 2) = 5.8, which has a probability of 1e-8.
+    """
+    flat = out.reshape(-1)
+    for start in range(0, flat.size, _PIECE):
+        part = flat[start : start + _PIECE]
+        half = (part.size + 1) // 2
+        radius, angle = (rng.random(half, out.dtype.type) for _ in range(2))
+        np.subtract(1, radius, out=radius)  # in (0, 1]
+        np.log(radius, out=radius)
+        radius *= -2
+        np.sqrt(radius, out=radius)
+        angle *= 2 * np.pi
+        np.multiply(radius, np.cos(angle), out=part[:half])
+        rest = part.size - half
+        np.multiply(radius[:rest], np.sin(angle[:rest]), out=part[half:])
 
 
 def _fast(turn: Turn) -> np.random.Generator:

@@ -84,8 +84,15 @@ class Lockstep:
     """
 
     def __init__(
-        self, experiment: Experiment, data: Examples, seed: int, draw: Draw, *,
-        threads: int = 1, block: int = 15, dtype: Any = np.float32,
+        self,
+        experiment: Experiment,
+        data: Examples,
+        seed: int,
+        draw: Draw,
+        *,
+        threads: int = 1,
+        block: int = 15,
+        dtype: Any = np.float32,
     ) -> None:
         self.experiment, self.data, self.seed = experiment, data, seed
         self._draw, self._threads, self._block = draw, threads, block
@@ -151,7 +158,7 @@ class Lockstep:
 
         rows = self._rows(1)
         with ThreadPoolExecutor(self._threads) as pool:
-            for total, squares in map(serve, zeroth[:: self._block]):
+            for total, squares in pool.map(serve, zeroth[:: self._block]):
                 self._kinds[1].total[rows] += total
                 self._kinds[1].squares[: squares.size] += squares
 
@@ -250,7 +257,9 @@ class Lockstep:
         for kind, weights in zip(self._kinds, (shares, 1 - shares), strict=True):
             self._buffers += _column(decay * weights / kind.nodes, self.star) * kind.total
             kind.measure(self.round)
-        self.star -= _column((1 - MOMENTUM) * star_steps(self.experiment), self.star) * self._buffers
+        self.star -= (
+            _column((1 - MOMENTUM) * star_steps(self.experiment), self.star) * self._buffers
+        )
 
     # Decentralized form ---------------------------------------------------------------------------
 

@@ -80,9 +80,7 @@ class Setup:
         draw, threads, block = _FORMS[self.directions]
         first, zeroth = self.experiment.first, self.experiment.zeroth
         data = examples(self.task, self.data_root, first, zeroth, self.seed)
-        state = Lockstep(
-            self.experiment, data, self.seed, draw, threads=threads, block=block
-        )
+        state = Lockstep(self.experiment, data, self.seed, draw, threads=threads, block=block)
         curves, began = Curves(data), monotonic()
         last = round(self.share * self.experiment.rounds)
         progress.start(last, folder.name)
