@@ -1,8 +1,10 @@
 """A Flower ClientApp that answers fedbias plans with an objective of the user's.
 
 Messages: ``query.hello`` → :class:`fedbias.hello.Hello`; ``train`` → a Plan, answered by a Report;
-``evaluate`` → a point, answered by the objective's metrics. Each is one ConfigRecord named
-"fedbias". What a client cannot or will not do it answers with an error of one sentence.
+``evaluate`` → a point, answered by the objective's metrics. Where clients own their models:
+``train.gossip`` → a GossipPlan, answered by a Report; ``query.model`` → a ModelQuery, answered by
+the model. Each is one ConfigRecord named "fedbias". What a client cannot or will not do it answers
+with an error of one sentence.
 """
 
 from __future__ import annotations
@@ -18,11 +20,12 @@ from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, Record
 from flwr.clientapp import ClientApp
 from flwr.clientapp.typing import Mod
 
+from fedbias import gossip
 from fedbias.client import Cohort, cohort_of, prefetched, respond
 from fedbias.hello import Hello
-from fedbias.ledger import LOST_MODEL, LostModel
+from fedbias.ledger import LOST_MODEL, Ledger, LostModel
 from fedbias.objectives import Objective, client_metrics
-from fedbias.rounds import Plan, dense_vector
+from fedbias.rounds import Plan, Report, dense, dense_vector
 from fedbias.vectors import Vector
 
 from .memory import load_ledger, save_ledger
@@ -53,6 +56,8 @@ def client_app(make_objective: MakeObjective, mods: list[Mod] | None = None) -> 
     app.query("hello")(_answering(partial(_hello, app)))
     app.train()(_answering(partial(_train, app)))
     app.evaluate()(_answering(partial(_evaluate, app)))
+    app.train("gossip")(_answering(partial(_gossip, app)))
+    app.query("model")(_answering(_model))
     return app
 
 
@@ -123,13 +128,34 @@ def _hello(app: CohortClientApp, message: Message, context: Context) -> RecordDi
 
 
 def _train(app: CohortClientApp, message: Message, context: Context) -> RecordDict:
-    plan, number = plan_of(_record(message), context), client_number(context)[0]
-    if plan.client != number:
-        raise ValueError(f"the plan is for client {plan.client}, this is client {number}")
+    plan = plan_of(_record(message), context)
+    _check_number(plan.client, context)
     objective, plan = app.prepared(context.node_id, plan) or (app.make_objective(context), plan)
-    report, ledger = respond(objective, plan, load_ledger(context))
+    return _kept(context, *respond(objective, plan, load_ledger(context)))
+
+
+def _gossip(app: CohortClientApp, message: Message, context: Context) -> RecordDict:
+    plan = gossip.GossipPlan.from_record(_record(message))
+    _check_number(plan.client, context)
+    objective = app.make_objective(context)
+    return _kept(context, *gossip.respond(objective, plan, load_ledger(context)))
+
+
+def _kept(context: Context, report: Report, ledger: Ledger) -> RecordDict:
     save_ledger(context, ledger)
     return _content(report.to_record())
+
+
+def _model(message: Message, context: Context) -> RecordDict:
+    query = gossip.ModelQuery.from_record(_record(message))
+    _check_number(query.client, context)
+    return _content({"model": dense(query.answer(load_ledger(context)))})
+
+
+def _check_number(asked: int, context: Context) -> None:
+    number = client_number(context)[0]
+    if asked != number:
+        raise ValueError(f"the plan is for client {asked}, this is client {number}")
 
 
 def _evaluate(app: CohortClientApp, message: Message, context: Context) -> RecordDict:

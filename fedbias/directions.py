@@ -67,8 +67,9 @@ def add(out: Vector, scale: float, seed: Seed) -> None:
 def combined(seed: int, scalars: Vector, dim: int, dtype: DTypeLike) -> Vector:
     """(1/n)·Σ_k s_k u_k over the scalars that are not NaN, shape (dim,)."""
     total, kept = np.zeros(dim, dtype), np.flatnonzero(~np.isnan(scalars))
-    for k in kept:
-        add(total, float(scalars[k]), (seed, int(k)))
+    with np.errstate(over="ignore", invalid="ignore"):  # as decode, it promises no finite entries
+        for k in kept:
+            add(total, float(scalars[k]), (seed, int(k)))
     total /= kept.size
     return total
 

@@ -61,11 +61,6 @@ def text_or_none(value: Any) -> bool:
     return value is None or text(value)
 
 
-def listed(value: Any) -> bool:
-    """Accept a list of whatever."""
-    return type(value) is list
-
-
 def texts(value: Any) -> bool:
     """Accept a list of texts."""
     return type(value) is list and all(type(item) is str for item in value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,41 +29,41 @@ class Spread:
 
     def add(self, vector: Vector) -> None:
         """Take one estimate in."""
-        self.total += vector
+        with np.errstate(over="ignore"):  # the variance is looked at
+            self.total += vector
         self.squares += squared_norm(vector)
         self.count += 1
 
     @property
     def variance(self) -> float | None:
-        """Σ‖g_i − ḡ‖²/(count − 1); None for a single estimate."""
+        """Σ‖g_i − ḡ‖²/(count − 1); None for a single estimate, or beyond every float."""
         if self.count < 2:
             return None
-        mean_square = squared_norm(self.total / self.count)
-        return max(0.0, self.squares - self.count * mean_square) / (self.count - 1)
+        deviations = self.squares - self.count * squared_norm(self.total / self.count)
+        return max(0.0, deviations) / (self.count - 1) if np.isfinite(deviations) else None
 
 
 def remembered(known: Variances, seen: Mapping[str, Spread]) -> Variances:
     """The running means after a round: of all rounds at first, then with weight 1/10 for each."""
     found = dict(known)
     for kind, spread in seen.items():
-        if (variance := spread.variance) is not None and np.isfinite(variance):
+        if (variance := spread.variance) is not None:
             rounds, mean = found.get(kind, (0, 0.0))
             rounds += 1
             found[kind] = rounds, mean + (variance - mean) / min(rounds, _MEMORY)
     return found
 
 
-def precisions(known: Variances, kinds: Iterable[str]) -> dict[str, float]:
-    """Each kind's weight, 1/variance with the largest at 1; equal while one is not known.
+def precisions(known: Variances, kinds: Collection[str]) -> dict[str, float]:
+    """Each kind's weight, 1/variance with the largest at 1.
 
+    A kind that is not known yet weighs like the least precise that is; equal weights without any.
     Weights come from EARLIER rounds, so they are independent of the noise that they weigh. A kind
     without any variance leaves next to no weight for one that has some.
     """
-    asked = list(kinds)
-    if not set(asked) <= set(known):
-        return dict.fromkeys(asked, 1.0)
-    variances = {kind: known[kind][1] for kind in asked}
-    least = min(variances.values())
+    measured = {kind: known[kind][1] for kind in kinds if kind in known}
+    least, most = min(measured.values(), default=1.0), max(measured.values(), default=1.0)
+    variances = {kind: measured.get(kind, most) for kind in kinds}
     return {
         kind: 1.0 if value == least else max(_LIGHTEST, least / value)
         for kind, value in variances.items()

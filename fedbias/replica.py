@@ -10,21 +10,22 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
 from fedbias.algorithm import Algorithm
 from fedbias.decay import decayed
-from fedbias.directions import is_combination
-from fedbias.headers import ProtocolError, listed, read_header, whole
+from fedbias.headers import ProtocolError, positive, read_header, text, whole
 from fedbias.ledger import LostModel
 from fedbias.notation import parse
 from fedbias.optimizers import Optimizer, State
-from fedbias.packets import Packet, PacketError, decode
+from fedbias.packets import Packet, PacketError
 from fedbias.rounds import Record, Report, dense, dense_vector
 from fedbias.server import weights_of
 from fedbias.state import ServerState
+from fedbias.sums import finite, vector_like
 from fedbias.vectors import Vector
 
 
@@ -49,7 +50,9 @@ class Step:
     weights: tuple[float, ...]
     packets: tuple[Packet, ...]
 
-    def __len__(self) -> int:
+    @property
+    def wire_bytes(self) -> int:
+        """Of its packets."""
         return sum(len(bytes(packet)) for packet in self.packets)
 
 
@@ -89,17 +92,24 @@ def followed(replica: Replica, steps: Iterable[Step], round: int) -> Replica:
     """The replica before ``round``: the steps that it has not taken yet are taken, in order.
 
     The arithmetic is :func:`fedbias.server.apply`'s, in the same order, for the same bits.
+
+    Raises
+    ------
+    PacketError
+        If a packet is no finite vector of the model's length and dtype, or the model leaves its
+        range.
     """
     point, state = replica.point, replica.optimizer
     for step in steps:
         if step.round < replica.round:
             continue
-        total = np.zeros_like(point)
+        total, mass = np.zeros_like(point), 0.0
         for weight, packet in zip(step.weights, step.packets, strict=True):
-            vector = decode(packet, dim=point.size)
+            vector = vector_like(point, packet)
             total += vector if weight == 1 else weight * vector
-        point, state = step.optimizer.update(point, total / sum(step.weights), state)
-    return Replica(round, point, state)
+            mass += weight  # one by one: newer Pythons' sum() rounds otherwise
+        point, state = step.optimizer.update(point, total / mass, state)
+    return Replica(round, finite(point), state)
 
 
 # On the wire ------------------------------------------------------------------------------------
@@ -145,26 +155,46 @@ def caught_up(record: Mapping[str, Any], replica: Replica | None) -> Replica | N
     if _STEPS not in record:
         return None
     since, round, steps = _steps(record)
-    if replica is None or replica.round < since:
+    if replica is None or not since <= replica.round <= round:
         raise LostModel("this client does not have the model that the steps go on from")
-    return followed(replica, steps, round)
+    try:
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # looked at afterwards
+            return followed(replica, steps, round)
+    except (KeyError, ValueError, ArithmeticError) as reason:
+        raise ProtocolError(f"these are no steps of this model: {reason}") from None
 
 
 def _steps(record: Mapping[str, Any]) -> tuple[int, int, list[Step]]:
-    fields = {"since": whole(), "round": whole(), "steps": listed}
+    fields = {"since": whole(), "round": whole(), "steps": _are_steps}
     header = read_header({"header": record[_STEPS]}, fields)
+    packets = _packets(record)
+    if len(packets) != sum(len(weights) for _, _, weights in header["steps"]):
+        raise PacketError("a step needs one packet for each weight")
+    steps, rest = [], iter(packets)
+    kind: type[Any] = Optimizer
     try:
-        packets = [Packet.from_bytes(data) for data in record["packets"]]
-        steps, at = [], 0
-        for round, optimizer, weights in header["steps"]:
-            taken = tuple(packets[at : at + len(weights)])
-            kind: type[Any] = Optimizer
-            steps.append(
-                Step(int(round), parse(optimizer, kind), tuple(map(float, weights)), taken)
-            )
-            at += len(weights)
-    except (KeyError, TypeError, ValueError) as reason:
-        raise ProtocolError(f"these are no steps of a model: {reason}") from None
-    if at != len(packets) or not all(is_combination(packet) for packet in packets):
-        raise PacketError("a step's packets are seeds and scalars, one for each weight")
+        for number, spelled, weights in header["steps"]:
+            taken = tuple(islice(rest, len(weights)))
+            steps.append(Step(number, parse(spelled, kind), tuple(map(float, weights)), taken))
+    except ValueError as reason:
+        raise ProtocolError(str(reason)) from None
     return header["since"], header["round"], steps
+
+
+def _are_steps(value: Any) -> bool:
+    return type(value) is list and all(map(_is_step, value))
+
+
+def _is_step(value: Any) -> bool:
+    if type(value) is not list or len(value) != 3:
+        return False
+    number, optimizer, weights = value
+    weighed = type(weights) is list and bool(weights) and None not in weights
+    return whole()(number) and text(optimizer) and weighed and all(map(positive, weights))
+
+
+def _packets(record: Mapping[str, Any]) -> list[Packet]:
+    known = record.get("packets")
+    if type(known) is not list or not all(type(data) is bytes for data in known):
+        raise PacketError("the record carries no steps' packets")
+    return [Packet.from_bytes(data) for data in known]

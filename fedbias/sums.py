@@ -7,6 +7,7 @@ from dataclasses import astuple, dataclass, field
 import numpy as np
 
 from fedbias.batching import Evidence, Reply
+from fedbias.directions import check_directions
 from fedbias.headers import LARGEST
 from fedbias.kinds import Spread
 from fedbias.packets import Packet, PacketError, decode
@@ -125,15 +126,17 @@ def opened(
         raise ValueError(f"the report is of round {report.round}, not {round}")
     if not 1 <= report.examples <= LARGEST or not np.isfinite(report.loss):
         raise ValueError(f"{report.examples} examples with a loss of {report.loss}")
-    vector = _like(point, report.packet, radius)
+    vector = vector_like(point, report.packet, radius)
     if buffers is None:
         return vector, None
     if report.buffers is None:
         raise PacketError("the report lacks the buffers that the plan carried")
-    return vector, _like(buffers, report.buffers)
+    check_directions(report.buffers, 0)  # they come uncompressed
+    return vector, vector_like(buffers, report.buffers)
 
 
-def _like(known: Vector, packet: Packet, radius: float | None = None) -> Vector:
+def vector_like(known: Vector, packet: Packet, radius: float | None = None) -> Vector:
+    """A packet's vector, if it has the known one's length and dtype and is finite (PacketError)."""
     vector = decode(packet, radius, dim=known.size)
     if vector.dtype != known.dtype:
         raise PacketError(f"the packet has dtype {vector.dtype}, not {known.dtype}")

@@ -130,7 +130,11 @@ def torch_task(settings: Settings) -> TorchTask:
     initial = _read(folder / INITIAL)
     *_, last = initial.values()  # one row, or one entry of the bias, per class
     model = settings.made("model", Model).build(shards[0][0].shape[1:], len(last), settings.seed)
-    model.load_state_dict({name: torch.from_numpy(array) for name, array in initial.items()})
+    try:
+        model.load_state_dict({name: torch.from_numpy(array) for name, array in initial.items()})
+    except RuntimeError as error:
+        words = f"{folder / INITIAL} holds other weights than {settings.model} has"
+        raise DataError(words) from error
     test = _rows(folder / TEST) if (folder / TEST).exists() else None
     return TorchTask(model, cross_entropy, shards, test, micro_batch=settings.micro_batch or None)
 
@@ -148,8 +152,8 @@ def _rows(path: Path) -> Rows:
 
 def _read(path: Path) -> dict[str, Vector]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            return dict(arrays)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     except (ValueError, TypeError, EOFError, zipfile.BadZipFile) as error:

@@ -45,7 +45,8 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument(
         "benchmark",
         choices=sorted(BENCHMARKS),
-        help="clients computed together; what quantizers lose; what batch-size tests cost",
+        help="clients computed together; clients without torch; what quantizers lose; what "
+        "batch-size tests cost",
     )
     bench.add_argument("--repeats", type=int, default=5, help="turns to time [5]")
     bench.add_argument("--save", type=Path, help="also keep table and JSON as SAVE.*")

@@ -50,7 +50,8 @@ def objective_of(context: Context, settings: Settings | None = None) -> fb.Objec
             f"node config: {key} must be less than num-partitions = {count}, not {number}"
         )
     # The federation knows its own size.
-    return make_task(chosen.model_copy(update={"clients": count})).objective(number)
+    own = make_task(chosen.model_copy(update={"clients": count})).objective(number)
+    return fb.ForwardOnly(own) if number >= count - chosen.forward_only else own
 
 
 def client_app_for(settings: Settings) -> ClientApp:
@@ -77,6 +78,7 @@ def strategy_for(settings: Settings) -> FedBias:
         measure_bias=a.measure_bias,
         stop=settings.made("stop", Until),
         evaluate_every=settings.client_evaluation_every,
+        broadcast=settings.broadcast,
         seed=a.seed,
     )
 

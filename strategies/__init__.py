@@ -4,6 +4,7 @@ from .adadagrad import adadagrad, adadagrad_norm
 from .checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from .differential_quantization import differential_quantization
 from .fedbias import FedBias
+from .gossip import Gossip
 from .hybrid_order import hybrid_order
 from .introductions import meet
 from .parallel_momentum import parallel_momentum
@@ -12,6 +13,7 @@ from .records import RoundRecord
 __all__ = [
     "Checkpoint",
     "FedBias",
+    "Gossip",
     "RoundRecord",
     "adadagrad",
     "adadagrad_norm",

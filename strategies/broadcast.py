@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable
 
 from fedbias.algorithm import Algorithm
+from fedbias.ledger import NEVER
 from fedbias.replica import (
     Replica,
     Step,
@@ -25,45 +27,60 @@ class SeedBroadcast:
     A client is sent the whole model at first, after it lost its own, and where that is shorter
     than the steps it has missed. Nothing of this is in a checkpoint: a resumed run sends everyone
     the model once.
+
+    Parameters
+    ----------
+    algorithm : Algorithm
+        Clients send seeds alone (ValueError).
+    state : ServerState
+        Where the run begins; without buffers, which seeds do not tell (ValueError).
     """
 
-    def __init__(self, algorithm: Algorithm) -> None:
+    def __init__(self, algorithm: Algorithm, state: ServerState) -> None:
         check_seeds(algorithm)
+        if state.buffers is not None:
+            raise ValueError(
+                "broadcast='seeds' tells of the parameters alone, and this model has buffers "
+                "besides: use broadcast='model'"
+            )
         self._algorithm = algorithm
-        self._steps: list[Step] = []
+        self._steps: deque[Step] = deque()
+        self._first = state.round  # all the steps from this round on are there
+        self._bytes = 0  # of their packets
         self._synced: dict[int, int] = {}  # client → round whose model it surely has
 
     def packets(self, state: ServerState, clients: Iterable[int]) -> dict[int, Record]:
-        """For each client, what it needs to have the state's model."""
+        """For each client, what it needs to have the state's model; made once for all alike."""
         whole = whole_record(Replica(state.round, state.point, state.optimizer))
-        known: dict[int | None, Record] = {None: whole}
-        return {
-            client: self._record(known, self._synced.get(client), state.round) for client in clients
-        }
+        since = {client: self._synced.get(client, NEVER) for client in clients}
+        records = {round: self._record(round, state.round, whole) for round in set(since.values())}
+        return {client: records[round] for client, round in since.items()}
 
-    def _record(self, known: dict[int | None, Record], since: int | None, round: int) -> Record:
-        """The record for who has this round's model; made once for all who have it."""
-        if since not in known:
-            missed = [step for step in self._steps if since is not None and step.round >= since]
-            reach = not self._steps or (since is not None and since >= self._steps[0].round)
-            steps = steps_record(since or 0, round, missed)
-            short = reach and size_of(steps) < size_of(known[None])
-            known[since] = steps if short else known[None]
-        return known[since]
+    def _record(self, since: int, round: int, whole: Record) -> Record:
+        """What leads from one round's model to another's."""
+        if since < self._first:
+            return whole
+        missed = [step for step in self._steps if step.round >= since]
+        steps = steps_record(since, round, missed)
+        return steps if size_of(steps) < size_of(whole) else whole
 
     def close(
         self, before: ServerState, after: ServerState, came: Replies, outcome: Outcome
     ) -> None:
-        """Take note of a round: who has its model now, who has lost his, and the step it made."""
+        """Take note of a round: who has its model now, who has lost theirs, the step it made."""
         reports = {report.client: report for report in came.reports}
         self._synced |= dict.fromkeys(reports, before.round)
         for client in came.lost_models:
             self._synced.pop(client, None)
         if outcome.applied:
             applied = {client: reports[client] for client in outcome.applied}
-            self._steps.append(step_of(self._algorithm, before, after, applied))
-        while sum(map(len, self._steps)) > after.point.nbytes:
-            self._steps.pop(0)  # who has missed it is sent the model
+            step = step_of(self._algorithm, before, after, applied)
+            self._steps.append(step)
+            self._bytes += step.wire_bytes
+        while self._bytes > after.point.nbytes:  # who has missed them is sent the model
+            oldest = self._steps.popleft()
+            self._first = oldest.round + 1
+            self._bytes -= oldest.wire_bytes
 
 
 def size_of(record: Record) -> int:

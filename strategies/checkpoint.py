@@ -13,10 +13,11 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from fedbias.memories import shelved
-from fedbias.state import ServerState
 from fedbias.vectors import Vector
 
-_MEMORIES = "memories/"
+from .states import MEMORIES, S, State, parts_of, state_from, under
+
+_CLIENTS = "clients/"
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,8 @@ class Checkpoint:
 
     Attributes
     ----------
-    state : ServerState
+    state : ServerState or GossipState
+        The latter where clients own their models.
     total_uplink_bytes : int
     seconds : float
         Since the start of the run, pauses left out.
@@ -37,30 +39,28 @@ class Checkpoint:
         The goal that was reached, if the run is over.
     """
 
-    state: ServerState
+    state: State
     total_uplink_bytes: int = 0
     seconds: float = 0.0
     clients: Mapping[str, Vector] = field(default_factory=dict)
     meta: Mapping[str, Any] = field(default_factory=dict)
     stopped: str | None = None
 
+    def of(self, kind: type[S]) -> S:
+        """The state, if it is of this kind (ValueError)."""
+        if not isinstance(self.state, kind):
+            raise ValueError(
+                f"the checkpoint holds a {type(self.state).__name__}, and this strategy goes on "
+                f"from a {kind.__name__}"
+            )
+        return self.state
+
 
 def save_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint; an interruption leaves the old file or the new one, never half a file."""
-    state = checkpoint.state
-    arrays = {"point": state.point}
-    arrays |= {f"optimizer/{name}": array for name, array in state.optimizer.items()}
-    arrays |= {f"{_MEMORIES}{client}": array for client, array in state.memories.items()}
-    arrays |= {f"clients/{name}": array for name, array in checkpoint.clients.items()}
-    if state.buffers is not None:
-        arrays["buffers"] = state.buffers
-    header = {
-        "round": state.round,
-        "acknowledged": sorted(state.acknowledged.items()),
-        "counts": sorted(state.counts.items()),
-        "enrolled": sorted(state.enrolled.items()),
-        "batch_size": state.batch_size,
-        "samples": state.samples,
+    arrays, header = parts_of(checkpoint.state)
+    arrays |= {f"{_CLIENTS}{name}": array for name, array in checkpoint.clients.items()}
+    header |= {
         "total_uplink_bytes": checkpoint.total_uplink_bytes,
         "seconds": checkpoint.seconds,
         "stopped": checkpoint.stopped,
@@ -84,39 +84,19 @@ def load_checkpoint(path: Path) -> Checkpoint:
         with safe_open(path, framework="numpy") as file:
             header = json.loads(file.metadata()["fedbias"])
             names = sorted(file.keys())
-            held = [name for name in names if name.startswith(_MEMORIES)]
+            held = [name for name in names if name.startswith(MEMORIES)]
             arrays = {
-                name: file.get_tensor(name) for name in names if not name.startswith(_MEMORIES)
+                name: file.get_tensor(name) for name in names if not name.startswith(MEMORIES)
             }
-            vectors = ((int(name.removeprefix(_MEMORIES)), file.get_tensor(name)) for name in held)
+            vectors = ((int(name.removeprefix(MEMORIES)), file.get_tensor(name)) for name in held)
             memories = shelved(vectors, len(held), arrays["point"])
-        state = ServerState(
-            point=arrays["point"],
-            round=header["round"],
-            optimizer=_under("optimizer/", arrays),
-            acknowledged=dict(header["acknowledged"]),
-            counts=dict(header.get("counts", ())),  # files from before there were any
-            memories=memories,
-            enrolled=dict(header.get("enrolled", ())),
-            batch_size=header.get("batch_size"),
-            samples=header.get("samples", 0),
-            buffers=arrays.get("buffers"),
-        )
         return Checkpoint(
-            state,
+            state_from(header, arrays, memories),
             header["total_uplink_bytes"],
             header["seconds"],
-            _under("clients/", arrays),
+            under(_CLIENTS, arrays),
             header["meta"],
             header["stopped"],
         )
     except (SafetensorError, KeyError, TypeError, ValueError) as reason:
         raise ValueError(f"{path} is not a fedbias checkpoint: {reason}") from None
-
-
-def _under(prefix: str, arrays: Mapping[str, Vector]) -> dict[str, Vector]:
-    return {
-        name.removeprefix(prefix): array
-        for name, array in arrays.items()
-        if name.startswith(prefix)
-    }

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -27,14 +26,13 @@ from .broadcast import SeedBroadcast, size_of
 from .checkpoint import Checkpoint
 from .evaluation import evaluations, mean_metrics
 from .exchange import exchange
-from .records import RoundRecord, Tally
+from .journal import EvaluateFn, Journal, OnRound
+from .records import Tally
 from .replies import collect
 from .requests import evaluate_requests, shared_packets, train_requests
 from .sampling import Sampling
 
 _LOG = logging.getLogger("flwr")
-EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
-OnRound = Callable[[RoundRecord, Checkpoint], None]
 
 
 class FedBias(Strategy):
@@ -118,7 +116,7 @@ class FedBias(Strategy):
         checks.whole("FedBias", "evaluate_every", evaluate_every, least=0)
         if stop is not None:
             checks.instance("FedBias", "stop", stop, Until, "until(accuracy=0.9)")
-        self.sampling = Sampling(fraction, minimum_clients, patience, partitions)
+        self.sampling = Sampling("FedBias", minimum_clients, patience, partitions, fraction)
         self.algorithm = Algorithm(
             *(optimizer, as_estimator(estimator), compressor, feedback, batch_size, weights),
             minimum_replies=minimum_replies,
@@ -200,38 +198,29 @@ class FedBias(Strategy):
             raise ValueError("FedBias: settings go to FedBias itself, not into train_config")
         names = self._names = Names.of(initial_arrays, initial_buffers)
         first = resume or Checkpoint(names.start(initial_arrays, initial_buffers))
-        self.state, self.stopped = first.state, first.stopped if self.stop else None
-        self._tally, began = Tally(), time.monotonic()
-        self._seeds = SeedBroadcast(self.algorithm) if self._in_seeds else None
-        self._roster = self.sampling.enrol(grid, first.state.point.size)
-        result, total = Result(arrays=names.arrays(first.state)), first.total_uplink_bytes
-        if grows(self.algorithm, first.state.point):
+        state = self.state = first.of(ServerState)
+        self._tally, self.stopped = Tally(), first.stopped if self.stop else None
+        self._seeds = SeedBroadcast(self.algorithm, state) if self._in_seeds else None
+        result = Result(arrays=names.arrays(state))
+        journal = Journal(first, result, evaluate_fn, on_round, self.stop)
+        self._roster = self.sampling.enrol(grid, state.point.size)
+        if grows(self.algorithm, state.point):
             _LOG.warning(
                 "the preset ranges never shrink with %s at %s entries: the model will not "
                 "converge; use more bits, or feedback without a radius",
-                *(self.algorithm.compressor, first.state.point.size),
+                *(self.algorithm.compressor, state.point.size),
             )
 
         def close(number: int, metrics: dict[str, Any]) -> None:
-            if evaluate_fn and (central := evaluate_fn(number, result.arrays)) is not None:
-                result.evaluate_metrics_serverapp[number] = central
-                metrics |= {"test_loss": central.get("loss"), "accuracy": central.get("accuracy")}
-            seconds = first.seconds + time.monotonic() - began
-            metrics |= {"total_samples": self._running().samples}
-            record = RoundRecord.of(number, seconds, total, self._tally, **metrics)
-            self.stopped = self.stop.reached(record.goals()) if self.stop else None
-            if on_round:
-                now = Checkpoint(self._running(), total, seconds, stopped=self.stopped)
-                on_round(record, now)
+            self.stopped = journal.close(number, self._tally, self._running(), metrics)
 
         if resume is None:
             close(0, {})
-        for number in range(first.state.round + 1, num_rounds + 1):
+        for number in range(state.round + 1, num_rounds + 1):
             if self.stopped:
                 _LOG.info("stopped before round %s: %s", number, self.stopped)
                 break
             self._train(number, grid, timeout, result)
-            total += self._tally.outcome.wire_bits // 8
             close(number, self._evaluate_clients(number, grid, timeout, result))
         return result
 
@@ -291,10 +280,7 @@ class FedBias(Strategy):
     def _train(self, number: int, grid: Grid, timeout: float, result: Result) -> None:
         messages = list(self.configure_train(number, result.arrays, ConfigRecord(), grid))
         arrays, trained = self.aggregate_train(number, exchange(grid, messages, timeout))
-        tally, refused = self._tally, self._tally.outcome.refused
-        if number == 1 and refused and not tally.outcome.applied and tally.heard == tally.asked:
-            client, why = min(refused.items())  # nor would they in the next round
-            raise ValueError(f"no client could do its part; client {client}: {why}")
+        self._tally.check_first(number)
         if arrays is not None and trained is not None:
             result.arrays, result.train_metrics_clientapp[number] = arrays, trained
 

@@ -32,8 +32,8 @@ def hybrid_order(
         have forward passes alone. None turns away clients that can do nothing else.
     weights : {"uniform", "examples", "inverse_variance"}
         Uniform and by examples: the mean over clients, unbiased for the mean of their losses
-        whatever each holds. A zeroth-order estimate has k = 1 + (d + 1)/directions times a
-        gradient's spread, so n_0 of them beside n_1 gradients leave (n_1 + k·n_0)/(n_0 + n_1)² of
+        whatever each holds. A zeroth-order estimate has at least k = 1 + (d + 1)/directions times
+        a gradient's spread, so n_0 of them beside n_1 gradients leave (n_1 + k·n_0)/(n_0 + n_1)² of
         it: MORE than the gradients alone, 1/n_1, where n_0 < n_1·(k − 2). Inverse variance leaves
         1/(n_1 + n_0/k), less than either kind alone; right where both kinds draw from the same
         data, otherwise it leans towards the gradient clients' data.
@@ -43,7 +43,7 @@ def hybrid_order(
     Notes
     -----
     NOT guaranteed: that zeroth-order clients help; by the variances above, with inverse variance
-    n_0 of them are worth n_0/k gradient clients, and k grows with the model's size d.
+    n_0 of them are worth at most n_0/k gradient clients, and k grows with the model's size d.
     """
     estimator = fb.by_capability(gradient, directional, loss)
     return FedBias(optimizer, estimator, weights=weights, **settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
@@ -40,6 +41,18 @@ class Tally:
         self.header_bytes, self.heard = came.header_bytes, len(came.heard)
         self.outcome = replace(outcome, refused=refused)
 
+    def forget(self, clients: Iterable[int]) -> None:
+        """Count clients that begin again; they have said why."""
+        forgotten = (*self.outcome.forgotten, *clients)
+        self.outcome = replace(self.outcome, forgotten=forgotten)
+
+    def check_first(self, number: int) -> None:
+        """Refuse to go on if all of round 1's replies were refused (ValueError)."""
+        refused = self.outcome.refused
+        if number == 1 and refused and not self.outcome.applied and self.heard == self.asked:
+            client, why = min(refused.items())  # nor could they in the next round
+            raise ValueError(f"no client could do its part; client {client}: {why}")
+
 
 @dataclass(frozen=True)
 class RoundRecord:
@@ -54,10 +67,17 @@ class RoundRecord:
         (differential feedback: on all of them).
     test_loss, accuracy : float or None
         Central evaluation of x_k, in rounds that evaluate.
+    spread : float or None
+        Γ, the mean squared distance of the clients' models from their mean, in rounds that
+        evaluate; where clients own their models, x_k is that mean, and losses are at their own.
+    models : int or None
+        How many models that mean is of.
     client_loss, client_accuracy : float or None
         Evaluation of x_k on the clients' own data, weighted by examples, in rounds that do.
     uplink_bytes, downlink_bytes : int
         Packets received and sent for training in this round, without Flower's envelope.
+    evaluation_bytes : int or None
+        Packets sent and received to see the clients' models, beside those for training.
     header_bytes : int
         The reports' JSON headers, received beside the packets.
     total_uplink_bytes : int
@@ -65,7 +85,8 @@ class RoundRecord:
     applied, refused, lost : int
         Reports that moved the model, reports that were refused, replies that never came.
     forgotten : int
-        Applied reports of clients that had lost their memory.
+        Applied reports of clients that had lost their memory; where clients own their models,
+        those that had lost them and begin again.
     saturated : int
         Applied reports whose vector was longer than its preset radius.
     batch_size : int or None
@@ -75,7 +96,11 @@ class RoundRecord:
     wanted_batch_size : float or None
         The next b that a batch-size test asked for, before its limits.
     computed : int
-        Example gradients that the applied clients computed.
+        Example gradients that the applied clients computed, or losses.
+    dropped : int
+        Directions that the applied clients left out because the loss there was not finite.
+    pairs : int or None
+        How many pairs met, where clients own their models.
     refusals : dict of str to str
         Client → why its reply was refused.
     gradient_norm : float or None
@@ -93,10 +118,13 @@ class RoundRecord:
     train_loss: float | None = None
     test_loss: float | None = None
     accuracy: float | None = None
+    spread: float | None = None
+    models: int | None = None
     client_loss: float | None = None
     client_accuracy: float | None = None
     uplink_bytes: int = 0
     downlink_bytes: int = 0
+    evaluation_bytes: int | None = None
     header_bytes: int = 0
     total_uplink_bytes: int = 0
     applied: int = 0
@@ -112,6 +140,8 @@ class RoundRecord:
     total_samples: int = 0
     wanted_batch_size: float | None = None
     computed: int = 0
+    dropped: int = 0
+    pairs: int | None = None
     refusals: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -140,6 +170,7 @@ class RoundRecord:
             samples=outcome.samples,
             wanted_batch_size=_known(outcome.wanted),
             computed=outcome.computed,
+            dropped=outcome.dropped,
             refusals={str(client): why for client, why in outcome.refused.items()},
             **metrics,
         )

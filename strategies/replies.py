@@ -23,7 +23,7 @@ class Replies:
     Attributes
     ----------
     reports : list of Report
-        In order of arrival, not yet validated against the model.
+        In order of arrival, each client's first alone, not yet validated against the model.
     refused : dict of int to str
         Client → why its reply is no report; −1 for nodes that nobody knows.
     header_bytes : int
@@ -43,7 +43,7 @@ class Replies:
 
 def collect(replies: Iterable[Message], roster: Roster) -> Replies:
     """Read the replies as they arrive; what Flower could not deliver is lost, not refused."""
-    found = Replies()
+    found, reported = Replies(), set[int]()
     for reply in replies:
         if reply.has_error() and reply.error.code in NEVER_CAME:
             continue
@@ -53,10 +53,13 @@ def collect(replies: Iterable[Message], roster: Roster) -> Replies:
             found.lost_models.append(client)
         try:
             report, header = _read(reply, client)
+            if report.client in reported:
+                raise ValueError(f"client {client} reported twice in round {report.round}")
         except ValueError as reason:
             found.refused[_NOBODY if client is None else client] = str(reason)
             continue
         found.reports.append(report)
+        reported.add(report.client)
         found.header_bytes += header
     return found
 

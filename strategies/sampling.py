@@ -15,20 +15,36 @@ from .roster import Roster
 
 
 @dataclass(frozen=True)
-class Sampling:
-    """The part of :class:`FedBias`'s settings that decides who takes part; see there."""
+class Enrolment:
+    """The part of a strategy's settings that decides who is waited for; see there."""
 
-    fraction: float
+    strategy: str
     minimum_clients: int
     patience: float
     partitions: int | None
 
     def __post_init__(self) -> None:
-        checks.real("FedBias", "fraction", self.fraction, above=0, most=1)
-        checks.whole("FedBias", "minimum_clients", self.minimum_clients, least=1)
-        checks.real("FedBias", "patience", self.patience, least=0)
+        checks.whole(self.strategy, "minimum_clients", self.minimum_clients, least=1)
+        checks.real(self.strategy, "patience", self.patience, least=0)
         if self.partitions is not None:
-            checks.whole("FedBias", "partitions", self.partitions, least=1)
+            checks.whole(self.strategy, "partitions", self.partitions, least=1)
+
+    def enrol(self, grid: Grid, dim: int) -> Roster:
+        """Meet the first clients."""
+        roster = Roster(dim, self.partitions)
+        roster.wait(grid, self.minimum_clients, self.patience)
+        return roster
+
+
+@dataclass(frozen=True)
+class Sampling(Enrolment):
+    """And who of them takes part in a round."""
+
+    fraction: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        checks.real(self.strategy, "fraction", self.fraction, above=0, most=1)
 
     def fitted(self, algorithm: Algorithm, asked: int) -> Algorithm:
         """The algorithm; with a preset radius a round counts only if all that were asked reply."""
@@ -37,12 +53,6 @@ class Sampling:
         if self.fraction < 1:
             raise ValueError("FedBias: a preset radius asks for fraction=1, or radius=None")
         return replace(algorithm, minimum_replies=max(algorithm.minimum_replies, asked))
-
-    def enrol(self, grid: Grid, dim: int) -> Roster:
-        """Meet the first clients."""
-        roster = Roster(dim, self.partitions)
-        roster.wait(grid, self.minimum_clients, self.patience)
-        return roster
 
     def draw(
         self, roster: Roster, grid: Grid, algorithm: Algorithm, state: ServerState

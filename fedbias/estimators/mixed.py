@@ -71,7 +71,7 @@ class ByCapability(Estimator):
 def as_estimator(value: Estimator | Mapping[str, Estimator]) -> Estimator:
     """An estimator, or a mapping from capability to estimator, as one (ValueError if neither)."""
     if isinstance(value, Mapping):
-        if unknown := sorted(set(value) - set(_ORDER)):
+        if unknown := [name for name in value if name not in _ORDER]:
             raise ValueError(
                 f"estimator: there is no capability {unknown[0]!r}; known: {', '.join(_ORDER)}"
             )

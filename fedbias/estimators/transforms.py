@@ -12,6 +12,7 @@ from fedbias.vectors import Vector, norm
 
 from .base import Estimate, Estimator
 from .first_order import Exact, Minibatch
+from .mixed import ByCapability
 
 _MOMENTUM = "local_steps.momentum"
 
@@ -23,6 +24,8 @@ class _Wrapped(Estimator):
 
     def __post_init__(self) -> None:
         checks.instance(self.name, "inner", self.inner, Estimator, "exact()")
+        if isinstance(self.inner, ByCapability):
+            raise ValueError(f"{self.name}: write it inside by_capability(…), once for each kind")
 
     @property
     def needs(self) -> frozenset[str]:

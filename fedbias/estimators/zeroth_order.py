@@ -72,11 +72,13 @@ class TwoPoint(_Slopes):
     The forward difference costs one pass per direction and one more, the central one two per
     direction. Needs ``loss`` alone, in evaluation mode, and one vector besides the point.
 
-    Biased for f with curvature: by at most (ν/2)·L·(d+3)^{3/2} for an L-smooth loss (Nesterov and
-    Spokoiny 2017; :func:`fedbias.theory.difference_bias`), the central difference by nothing for
-    quadratics. NOT guaranteed: anything below the loss's own rounding ε|F|, which counts as
-    ε|F|/ν in every slope: in float32 a radius below 1e-4 makes it worse.
-    Directions whose loss is not finite are left out and counted. Slopes are rounded to float32.
+    Both have the mean ∇F_ν(x), with F_ν the mean of F over N(x, ν²I): biased by nothing for
+    quadratics, by at most (ν/2)·L·(d+3)^{3/2} for an L-smooth loss (Nesterov and Spokoiny 2017;
+    :func:`fedbias.theory.difference_bias`). The forward difference also has (ν/2)·uᵀ∇²F·u in every
+    slope, which spreads the estimates; in the central one it cancels. NOT guaranteed: anything
+    below the loss's own rounding ε|F|, which counts as ε|F|/ν in every slope.
+    Directions whose loss is not finite are left out and counted. Slopes are rounded to float32. The
+    loss that is reported is F(x); for central differences F_ν(x), as far as the directions show it.
     """
 
     directions: int

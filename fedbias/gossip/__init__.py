@@ -17,7 +17,8 @@ from .graphs import Along, along
 from .loop import run_gossip
 from .matchings import Matching, Pair, RandomMatching, RandomPair, random_matching, random_pair
 from .plan import GossipPlan
-from .server import GossipState, apply, plan_for
+from .query import ModelQuery, query_for
+from .server import GossipState, apply, asked, enter, forget, plan_for, start_of
 from .spread import mean_and_spread
 
 __all__ = [
@@ -26,16 +27,22 @@ __all__ = [
     "GossipPlan",
     "GossipState",
     "Matching",
+    "ModelQuery",
     "Pair",
     "RandomMatching",
     "RandomPair",
     "along",
     "apply",
+    "asked",
+    "enter",
+    "forget",
     "mean_and_spread",
     "model_of",
     "plan_for",
+    "query_for",
     "random_matching",
     "random_pair",
     "respond",
     "run_gossip",
+    "start_of",
 ]

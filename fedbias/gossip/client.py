@@ -9,8 +9,9 @@ import numpy as np
 from fedbias.client import estimate_at, report_of
 from fedbias.ledger import Ledger, LostModel, pend, settle
 from fedbias.objectives import Objective
-from fedbias.packets import Packet, decode
+from fedbias.packets import Packet
 from fedbias.rounds import Report
+from fedbias.sums import vector_like
 from fedbias.turn import Memory, Turn
 from fedbias.vectors import Vector
 
@@ -71,7 +72,7 @@ def settled(ledger: Ledger, acknowledged: int, partner: Packet | None, mixing: f
         return ledger
     own = model_of(ledger)
     sent = ledger.memory.get(_SENT, own)
-    model = averaged(own, sent, decode(partner, dim=own.size), mixing)
+    model = averaged(own, sent, vector_like(own, partner), mixing)
     return replace(ledger, memory={**ledger.memory, MODEL: model})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -30,6 +30,8 @@ class GossipState:
     ----------
     entry : ndarray, shape (dim,)
         Where a client begins that has no model: a newcomer, or one that lost what it had.
+    starts : mapping of int to ndarray
+        X_i of the clients that were to begin elsewhere, before ``entry`` moved, and have not yet.
     round : int
         The next round to plan.
     acknowledged : mapping of int to int
@@ -51,6 +53,7 @@ class GossipState:
     memories: Mapping[int, Vector] = field(default_factory=dict)
     enrolled: Mapping[int, int] = field(default_factory=dict)
     samples: int = 0
+    starts: Mapping[int, Vector] = field(default_factory=dict)
 
 
 def asked(algorithm: GossipAlgorithm, state: GossipState) -> list[int]:
@@ -81,8 +84,23 @@ def plan_for(
         compressor=algorithm.compressor,
         feedback=algorithm.feedback,
         partner=state.relays.get(client),
-        model=None if begun or client in state.acknowledged else state.entry,
+        model=None if begun or client in state.acknowledged else start_of(state, client),
     )
+
+
+def start_of(state: GossipState, client: int) -> Vector:
+    """X_i of a client whose first step was not applied yet."""
+    return state.starts.get(client, state.entry)
+
+
+def enter(state: GossipState, entry: Vector, again: Iterable[int] = ()) -> GossipState:
+    """The state in which newcomers begin there, and those that do so ``again``.
+
+    Who was to begin elsewhere, and has not yet, still does.
+    """
+    waiting = set(state.enrolled).difference(state.acknowledged, again)
+    starts = {client: start_of(state, client) for client in sorted(waiting)}
+    return replace(state, entry=entry, starts=starts)
 
 
 def apply(
@@ -112,6 +130,7 @@ def apply(
         relays=waiting | relays,
         memories=memories,
         samples=state.samples + sum(samples.values()),
+        starts=_without(valid, state.starts),
     )
     reported = valid.values()
     return following, Outcome(
@@ -137,10 +156,11 @@ def forget(state: GossipState, clients: Iterable[int]) -> GossipState:
         acknowledged=_without(gone, state.acknowledged),
         relays=_without(gone, state.relays),
         memories=_without(gone, state.memories),
+        starts=_without(gone, state.starts),
     )
 
 
-def _without(gone: set[int], kept: Mapping[int, T]) -> dict[int, T]:
+def _without(gone: Container[int], kept: Mapping[int, T]) -> dict[int, T]:
     return {client: known for client, known in kept.items() if client not in gone}
 
 

@@ -9,7 +9,7 @@ from fedbias.compressors import identity
 from fedbias.packets import Packet, PacketError, decode
 from fedbias.vectors import Vector
 
-Record = dict[str, Any]  # str → str or bytes
+Record = dict[str, Any]  # str → str, bytes or a list of bytes
 
 
 def dense(vector: Vector) -> bytes:

@@ -29,14 +29,24 @@ from .schedules import (
     memory_radii,
     naive_radii,
 )
+from .zeroth_order import (
+    averaged_variance,
+    difference_bias,
+    matching_contraction,
+    pair_contraction,
+    relative_error,
+    variance_ratio,
+)
 
 __all__ = [
     "METHODS",
     "Tuned",
     "adagrad_norm_bound",
+    "averaged_variance",
     "contraction",
     "converse",
     "cube_covering",
+    "difference_bias",
     "differential_radii",
     "ef21_radii",
     "error_feedback_radii",
@@ -44,6 +54,7 @@ __all__ = [
     "integer_covering",
     "lattice_covering",
     "lossless_rate",
+    "matching_contraction",
     "memory_radii",
     "momentum_contraction",
     "momentum_descent",
@@ -52,6 +63,9 @@ __all__ = [
     "momentum_step_limit",
     "naive_contraction",
     "naive_radii",
+    "pair_contraction",
+    "relative_error",
     "transient",
     "tuned",
+    "variance_ratio",
 ]

@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 
-from . import cohort, edge, quantizers, statistics
+from . import cohort, directions, edge, quantizers, statistics
 from .measure import Finding
 
 BENCHMARKS: dict[str, Callable[[int], Finding]] = {
     "cohort": cohort.benchmark,
+    "directions": directions.benchmark,
     "edge": edge.benchmark,
     "quantizers": quantizers.benchmark,
     "statistics": statistics.benchmark,

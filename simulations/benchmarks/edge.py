@@ -126,8 +126,8 @@ class Environment:
         project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
         wanted = [*project["dependencies"], *project["optional-dependencies"][extra]]
         python = folder / "bin" / "python"
-        pip = (sys.executable, "-m", "pip", "--python", str(python), "install", "--quiet", *wanted)
-        subprocess.run(pip, check=True)
+        pip = (sys.executable, "-m", "pip", "--python", python, "--quiet", "--quiet", "install")
+        subprocess.run([*pip, *wanted], check=True)
         versions = json.loads(_said(python, _INSTALLED).stdout)
         torch = _said(python, "import torch; print(torch.__version__)")
         files = [file for file in folder.glob("lib/python*/site-packages/**/*") if file.is_file()]

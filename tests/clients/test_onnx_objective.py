@@ -125,7 +125,7 @@ def test_the_loss_is_torchs(name, batch, exported):
 
 
 def test_by_hand(squares):
-    """Residuals −1, 5 and 11 − 2 at w = (1, 1)·k. Kills: a sum for a mean, a batch left out."""
+    """Residuals 0, 4 and 8. Kills: a sum for a mean, a batch left out, a numpy scalar."""
     objective = OnnxObjective(squares(), rows())  # rows (0, 1), (2, 3), (4, 5), targets 1
     assert isinstance(objective, fb.Objective) and (objective.dim, objective.size) == (2, 3)
     point = np.ones(2, np.float32)  # products 1, 5, 9
@@ -289,7 +289,7 @@ def test_export_without_its_extra(missing, tmp_path, monkeypatch):
         ({"weight": ["k"]}, "parameter 'w' must have a fixed shape"),
         ({"kind": TensorProto.FLOAT16}, "inputs must be tensor.float16., not float32"),
         ({"inputs": ["n", 3], "weight": [3]}, r"inputs must have the shape \['n', 3\], not \(3, 2"),
-        ({"inputs": ["n", 2, 1]}, "inputs must have the shape"),
+        ({"inputs": ["n", 4, 2]}, "inputs must have the shape"),
     ],
 )
 def test_graphs_of_another_form(changes, says, squares):
@@ -303,7 +303,7 @@ def test_parameters_of_one_dtype(tmp_path):
     """Kills: parameters of two dtypes in one point, a graph without any."""
     value, one = helper.make_tensor_value_info, helper.make_node
     for kinds, says in (
-        ((), "not nothing"),
+        ((), "nothing"),
         ((FLOAT, DOUBLE), "float32, float64"),
         ((INT64,), "int64"),
     ):
@@ -317,7 +317,7 @@ def test_parameters_of_one_dtype(tmp_path):
         graph = helper.make_graph(nodes, "g", given, made)
         opset = [helper.make_opsetid("", 18)]
         onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), tmp_path / "g.onnx")
-        with pytest.raises(ValueError, match=f"all float32 or all float64, not .*{says}"):
+        with pytest.raises(ValueError, match=f"be float32 or all float64, not {says}"):
             OnnxObjective(tmp_path / "g.onnx", rows())
 
 

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("fedbias", "strategies", "clients", "simulations")
-HEAVY = {"torch", "ray", "matplotlib", "sklearn", "torchvision", "rich"}
+HEAVY = {"torch", "ray", "matplotlib", "sklearn", "torchvision", "rich", "onnxruntime"}
 MAY_IMPORT = {
     "fedbias": {"numpy", "fedbias"},
     "strategies": {"numpy", "flwr", "fedbias", "safetensors"},
@@ -60,8 +60,10 @@ def violations(path: str, source: str) -> list[str]:
     *folders, name = PurePosixPath(path).parts
     folder, found = folders[0], []
     torch_file = folder == "clients" and name.startswith("torch_")
+    onnx_file = folder == "clients" and name.startswith("onnx_")
     extras_file = folder == "fedbias" and name.startswith("extras_")
     allowed = MAY_IMPORT[folder] | ({"torch"} if torch_file else set())
+    allowed |= {"onnxruntime"} if onnx_file else set()
     for line, module, when in imports(ast.parse(source), len(folders)):
         if module == "." or module in sys.stdlib_module_names:
             continue
@@ -93,6 +95,7 @@ KEPT = [
     ("fedbias/extras_numba.py", "def f():\n    import numba\n    import_module('constriction')"),
     ("strategies/a.py", "from flwr.app import Message\nfrom fedbias import run\nfrom .b import c"),
     ("clients/torch_mlp.py", "import torch"),
+    ("clients/onnx_mlp.py", "def f():\n    import onnxruntime"),
     ("simulations/data/a.py", "from strategies import x\nfrom ..tasks import y"),
     ("simulations/a.py", "def f():\n    from sklearn.datasets import load_digits"),
     ("simulations/a.py", "if TYPE_CHECKING:\n    import torch"),
@@ -115,6 +118,9 @@ BROKEN = [
     ("clients/a.py", "import strategies", "may not"),
     ("clients/a.py", "import simulations", "may not"),
     ("clients/torch_mlp.py", "import torchvision", "before it is used"),
+    ("clients/onnx_mlp.py", "import onnxruntime", "before it is used"),
+    ("clients/onnx_mlp.py", "def f():\n    import torch", "may not"),
+    ("clients/a.py", "def f():\n    import onnxruntime", "may not"),
     ("simulations/a.py", "from simulations.b import c", "relatively"),
     (
         "simulations/a.py",

@@ -70,7 +70,7 @@ def test_the_help_names_every_built_in_task():
     assert described.split(", or ")[0].split(", ") == list(TASKS)
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", [name for name in TASKS if name != "onnx"])  # see test_edge.py
 def test_a_built_in_task_fits_itself(name, data_root):
     """Kills: an objective of another dimension, dtype or number of clients than the task's x_0."""
     task = task_of(task=name, data_root=data_root, **SMALL)

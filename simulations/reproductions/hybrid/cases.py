@@ -58,7 +58,7 @@ class Experiment:
 
 EXPERIMENTS: Mapping[str, Experiment] = {
     "logistic": Experiment((), 24, 256, 128, (0.01, 0.01), 500),
-    "mlp": Experiment((128, 128), 3, 90, 8, (0.5, 0.1), 1500),
+    "mlp": Experiment((128, 128), 3, 90, 8, (0.5, 0.1), 750),
 }
 
 

@@ -173,10 +173,10 @@ def _told(values: Sequence[Array]) -> list[Array]:
 
 
 def _columns(values: Sequence[Array]) -> list[list[float | None]]:
-    return [[_short(row[k]) for row in values] for k in range(len(MULTIPLES))]
+    return [[short(row[k]) for row in values] for k in range(len(MULTIPLES))]
 
 
-def _short(number: float) -> float | None:
+def short(number: float) -> float | None:
     """Five digits, as plain JSON has them."""
     return float(f"{number:.5g}") if math.isfinite(number) else None
 
