@@ -37,6 +37,11 @@ def amount(value: Any) -> bool:
     return value is None or (real(value) and 0 <= value < math.inf)
 
 
+def share(value: Any) -> bool:
+    """Accept a number > 0 and ≤ 1."""
+    return real(value) and 0 < value <= 1
+
+
 def squares(value: Any) -> bool:
     """Accept None, or two finite numbers ≥ 0."""
     return value is None or (

@@ -114,12 +114,12 @@ def followed(replica: Replica, steps: Iterable[Step], round: int) -> Replica:
 
 # On the wire ------------------------------------------------------------------------------------
 
-_STEPS, _WHOLE = "steps", "replica"
+_STEPS, _WHOLE, _OPTIMIZER = "steps", "replica", "optimizer/"
 
 
 def whole_record(replica: Replica) -> Record:
     """All of a replica, for a client that has none: the model, and the optimizer's vectors."""
-    parts = {f"optimizer/{name}": dense(vector) for name, vector in replica.optimizer.items()}
+    parts = {f"{_OPTIMIZER}{name}": dense(vector) for name, vector in replica.optimizer.items()}
     return {"point": dense(replica.point), _WHOLE: json.dumps({"round": replica.round})} | parts
 
 
@@ -145,11 +145,10 @@ def caught_up(record: Mapping[str, Any], replica: Replica | None) -> Replica | N
     """
     if _WHOLE in record:
         header = read_header({"header": record[_WHOLE]}, {"round": whole()})
-        prefix = "optimizer/"
         state = {
-            name.removeprefix(prefix): dense_vector(record, name)
+            name.removeprefix(_OPTIMIZER): dense_vector(record, name)
             for name in record
-            if name.startswith(prefix)
+            if name.startswith(_OPTIMIZER)
         }
         return Replica(header["round"], dense_vector(record, "point"), state)
     if _STEPS not in record:

@@ -9,7 +9,15 @@ import fedbias as fb
 if TYPE_CHECKING:
     from .settings import Settings
 
-_SHARED = ("weights", "broadcast", "minimum_replies", "measure_bias", "cohort")
+_SHARED = (
+    "weights",
+    "broadcast",
+    "fraction",
+    "minimum_replies",
+    "measure_bias",
+    "client_evaluation_every",
+    "cohort",
+)
 
 
 def check_forms(settings: Settings, estimator: fb.Estimator) -> None:
@@ -29,6 +37,10 @@ def check_forms(settings: Settings, estimator: fb.Estimator) -> None:
         if settings.mixing != 1:
             raise ValueError(f"mixing = {settings.mixing}: has no meaning without matching")
         return
+    if settings.clients < 2:
+        raise ValueError("clients = 1: nobody could be matched with anybody")
+    if not settings.evaluate_every:
+        raise ValueError("evaluate_every = 0: with matching, what is kept is an evaluated mean")
     usual = type(settings).model_fields
     for key in _SHARED:
         value = getattr(settings, key)

@@ -19,7 +19,7 @@ from clients import client_app
 from clients.app import client_count, client_number
 from fedbias.randomness import lost
 from fedbias.stopping import Until
-from strategies import Checkpoint, FedBias, RoundRecord, load_checkpoint, save_checkpoint
+from strategies import Checkpoint, FedBias, Gossip, RoundRecord, load_checkpoint, save_checkpoint
 
 from .engines.inline import export_states, import_states
 from .engines.lossy import LossyGrid
@@ -59,8 +59,12 @@ def client_app_for(settings: Settings) -> ClientApp:
     return client_app(lambda context: objective_of(context, settings))
 
 
-def strategy_for(settings: Settings) -> FedBias:
+def strategy_for(settings: Settings) -> FedBias | Gossip:
     """The strategy that the settings describe."""
+    return _decentralized(settings) if settings.matching else _star(settings)
+
+
+def _star(settings: Settings) -> FedBias:
     a = settings.algorithm()
     return FedBias(
         a.optimizer,
@@ -83,6 +87,26 @@ def strategy_for(settings: Settings) -> FedBias:
     )
 
 
+def _decentralized(settings: Settings) -> Gossip:
+    a = settings.gossip()
+    return Gossip(
+        a.estimator,
+        a.matching,
+        step_size=a.step_size,
+        decay=a.decay,
+        compressor=a.compressor,
+        feedback=a.feedback,
+        batch_size=a.batch_size,
+        mixing=a.mixing,
+        minimum_clients=settings.clients,
+        patience=settings.patience,
+        partitions=settings.clients,
+        evaluate_every=settings.evaluate_every,
+        stop=settings.made("stop", Until),
+        seed=a.seed,
+    )
+
+
 def show(progress: Progress, settings: Settings, title: str) -> None:
     """Begin to show a run: with its samples where they end it, with b where a rule chooses it."""
     goal, ruled = settings.made("stop", Until).samples, isinstance(settings.batch_size, str)
@@ -97,7 +121,7 @@ def train(
     *,
     contexts: Mapping[int, Context] | None = None,
     resume: bool = False,
-) -> FedBias:
+) -> FedBias | Gossip:
     """Train to the end, writing every round, a checkpoint every few seconds, and the model.
 
     Parameters
@@ -110,7 +134,7 @@ def train(
 
     Returns
     -------
-    FedBias
+    FedBias or Gossip
         The strategy, with its final state.
     """
     task, strategy = make_task(settings), strategy_for(settings)
@@ -121,23 +145,29 @@ def train(
         folder.begin(settings.model_dump())
     if settings.lost > 0:
         grid = LossyGrid(grid, lambda r, c: bool(lost(settings.seed, r, [c], settings.lost)))
-    buffers = task.initial_buffers()
+    buffers = _arrays(task.initial_buffers())
+    if buffers and isinstance(strategy, Gossip):
+        raise SettingsError(
+            f"model = {settings.model} has buffers (BatchNorm), which pairs would not average: "
+            "take another model, or no matching"
+        )
+    extra: dict[str, Any] = {"initial_buffers": buffers} if buffers else {}
     result = strategy.start(
         grid,
         _arrays(task.initial()),
         settings.rounds,
         settings.timeout,
         evaluate_fn=partial(_evaluate, settings, task, strategy),
-        initial_buffers=_arrays(buffers) if buffers else None,
         resume=earlier,
         on_round=_Keeper(settings, folder, progress, contexts or {}).keep,
+        **extra,
     )
     folder.write_model({name: array.numpy() for name, array in result.arrays.items()})
     _warn_of_few_samples(settings, strategy)
     return strategy
 
 
-def _warn_of_few_samples(settings: Settings, strategy: FedBias) -> None:
+def _warn_of_few_samples(settings: Settings, strategy: FedBias | Gossip) -> None:
     goal, state = settings.made("stop", Until).samples, strategy.state
     if goal is not None and state is not None and state.samples < goal and not strategy.stopped:
         _LOG.warning(
@@ -174,7 +204,7 @@ class _Keeper:
 
 
 def _evaluate(
-    settings: Settings, task: Task, strategy: FedBias, number: int, arrays: ArrayRecord
+    settings: Settings, task: Task, strategy: FedBias | Gossip, number: int, arrays: ArrayRecord
 ) -> MetricRecord | None:
     every, goal, state = settings.evaluate_every, settings.made("stop", Until), strategy.state
     over = goal.samples is not None and state is not None and state.samples >= goal.samples

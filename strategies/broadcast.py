@@ -10,7 +10,6 @@ from fedbias.ledger import NEVER
 from fedbias.replica import (
     Replica,
     Step,
-    check_seeds,
     step_of,
     steps_record,
     whole_record,
@@ -31,13 +30,12 @@ class SeedBroadcast:
     Parameters
     ----------
     algorithm : Algorithm
-        Clients send seeds alone (ValueError).
+        Whose clients send seeds alone, see :func:`fedbias.replica.check_seeds`.
     state : ServerState
         Where the run begins; without buffers, which seeds do not tell (ValueError).
     """
 
     def __init__(self, algorithm: Algorithm, state: ServerState) -> None:
-        check_seeds(algorithm)
         if state.buffers is not None:
             raise ValueError(
                 "broadcast='seeds' tells of the parameters alone, and this model has buffers "

@@ -211,17 +211,15 @@ class FedBias(Strategy):
                 *(self.algorithm.compressor, state.point.size),
             )
 
-        def close(number: int, metrics: dict[str, Any]) -> None:
-            self.stopped = journal.close(number, self._tally, self._running(), metrics)
-
         if resume is None:
-            close(0, {})
+            self.stopped = journal.close(0, self._tally, state, {})
         for number in range(state.round + 1, num_rounds + 1):
             if self.stopped:
                 _LOG.info("stopped before round %s: %s", number, self.stopped)
                 break
             self._train(number, grid, timeout, result)
-            close(number, self._evaluate_clients(number, grid, timeout, result))
+            metrics = self._evaluate_clients(number, grid, timeout, result)
+            self.stopped = journal.close(number, self._tally, self._running(), metrics)
         return result
 
     # Flower's steps -----------------------------------------------------------------------------

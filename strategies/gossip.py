@@ -208,8 +208,9 @@ class Gossip(Strategy):
         self, server_round: int, replies: Iterable[Message]
     ) -> tuple[ArrayRecord | None, MetricRecord | None]:
         """Let the valid models meet; what is refused is logged with the client and the reason."""
+        before = self._running()
         came = collect(replies, self._roster)
-        state, outcome = gossip.apply(self.algorithm, self._running(), came.reports)
+        state, outcome = gossip.apply(self.algorithm, before, came.reports)
         self._tally.close(came, outcome, server_round)
         self._forget(state, came.lost_models)
         if not outcome.applied:
@@ -242,8 +243,11 @@ class Gossip(Strategy):
         self._forget(state, came.lost)
         if not models:
             return None
-        with np.errstate(over="ignore", invalid="ignore"):  # a run that diverges says so itself
+        with np.errstate(over="ignore", invalid="ignore"):  # looked at below
             mean, spread = gossip.mean_and_spread([models[client] for client in sorted(models)])
+        if not np.isfinite(mean).all():
+            _LOG.warning("round %s: the mean of the models is not finite: diverged", server_round)
+            return None
         self.state = gossip.enter(self._running(), mean, self._tally.outcome.forgotten)
         return MetricRecord({"spread": spread, "models": len(models)})
 

@@ -10,7 +10,7 @@ from typing import Any
 from fedbias.compressors import Compressor
 from fedbias.estimators import Estimator
 from fedbias.feedback import Feedback
-from fedbias.headers import Check, ProtocolError, amount, positive, read_header, text, whole
+from fedbias.headers import Check, ProtocolError, amount, read_header, share, text, whole
 from fedbias.ledger import NEVER
 from fedbias.notation import parse
 from fedbias.packets import Packet
@@ -25,7 +25,7 @@ _PLAN: dict[str, Check] = {
     "estimator": text,
     "batch_size": whole(1, optional=True),
     "step_size": lambda value: value is not None and amount(value),
-    "mixing": lambda value: value is not None and positive(value) and value <= 1,
+    "mixing": share,
     "compressor": text,
     "feedback": text,
 }

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from fedbias.headers import Check, amount, read_header, whole
+from fedbias.headers import Check, read_header, share, whole
 from fedbias.ledger import NEVER, Ledger
 from fedbias.packets import Packet
 from fedbias.rounds import Record, packet_of
@@ -20,7 +20,7 @@ from .server import GossipState
 _QUERY: dict[str, Check] = {
     "client": whole(),
     "acknowledged": whole(NEVER),
-    "mixing": lambda value: value is not None and amount(value),
+    "mixing": share,
 }
 
 

@@ -7,6 +7,8 @@ E‖uuᵀg‖² = (d+2)‖g‖², one direction has the mean ∇F and (d+1)‖�
 
 from __future__ import annotations
 
+import math
+
 from fedbias import checks
 
 
@@ -29,7 +31,7 @@ def difference_bias(radius: float, lipschitz: float, dim: int) -> float:
     checks.real("difference_bias", "radius", radius, least=0)
     checks.real("difference_bias", "lipschitz", lipschitz, least=0)
     checks.whole("difference_bias", "dim", dim, least=1)
-    return radius / 2 * lipschitz * (dim + 3) ** 1.5
+    return radius / 2 * lipschitz * math.pow(dim + 3, 1.5)
 
 
 def relative_error(dim: int, directions: int) -> float:
@@ -44,7 +46,7 @@ def relative_error(dim: int, directions: int) -> float:
 
 
 def variance_ratio(dim: int, directions: int) -> float:
-    """k = 1 + (d+1)/n: the second moment E‖g‖² of a zeroth-order client, in a first-order one's.
+    """1 + (d+1)/n = k: the second moment E‖g‖² of a zeroth-order client, in a first-order one's.
 
     For slopes of the same batches. It is the ratio of the variances too where ∇F(x) = 0; elsewhere
     that is larger, k + ((d+1)/n)·‖∇F‖²/σ², with σ² the first-order client's variance.

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 from statistics import median
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,7 @@ from fedbias.directions import combination
 from .measure import Finding, in_turns, ratio, shown
 
 DIM, DIRECTIONS = 10**6, 64
-DTYPES = (np.float32, np.float64)
+DTYPES: tuple[Any, ...] = (np.float32, np.float64)
 
 
 def benchmark(repeats: int) -> Finding:
@@ -53,7 +54,7 @@ def benchmark(repeats: int) -> Finding:
     return Finding(lines, notes, results)
 
 
-def drawn(dtype: type[np.float32 | np.float64]) -> None:
+def drawn(dtype: Any) -> None:
     """As many normals as the directions hold, into one vector."""
     rng, out = np.random.default_rng(1), np.empty(DIM, dtype)
     for _ in range(DIRECTIONS):

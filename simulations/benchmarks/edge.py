@@ -7,12 +7,8 @@ starts a process for every message, which imports all that it needs anew.
 
 from __future__ import annotations
 
-import json
-import subprocess
 import sys
 import tempfile
-import tomllib
-import venv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +21,8 @@ from ..data import digits
 from ..edge import write_onnx_task
 from ..models import mlp
 from ..output import Run
-from .loopback import ROOT, Loopback
+from .environments import Environment
+from .loopback import Loopback
 from .measure import Finding
 
 CLIENTS, ROUNDS = 2, 8
@@ -33,16 +30,13 @@ SETTINGS = {
     "clients": CLIENTS,
     "rounds": ROUNDS,
     "batch_size": 128,
+    "compressor": "identity()",
+    "feedback": "no_feedback()",
     "optimizer": "gradient_descent(step_size=1.0)",
     "model": "mlp(hidden=32)",
 }
 _ZEROTH = "two_point(directions=128, radius=0.001)"
 _WITH_TORCH = "simulations.edge:torch_task"
-_SHOWN = ("flwr", "numpy", "onnxruntime", "torch")
-_INSTALLED = """
-import importlib.metadata, json
-print(json.dumps({d.name.lower(): d.version for d in importlib.metadata.distributions()}))
-"""
 
 
 @dataclass(frozen=True)
@@ -65,11 +59,12 @@ def benchmark(repeats: int) -> Finding:
     """One row per kind of client; about a minute each per repeat, and some to install torch."""
     with tempfile.TemporaryDirectory(prefix="fedbias-edge-") as temporary:
         folder = Path(temporary)
-        write_task(folder / "task")
-        environments = {}
+        parameters, environments = write_task(folder / "task"), {}
         for extra in dict.fromkeys(case.extra for case in CASES.values()):
             _say(f"a fresh environment with the extra {extra}")
             environments[extra] = Environment.made(folder / extra, extra)
+        if "ModuleNotFoundError" not in (said := environments["edge"].facts["torch"]):
+            raise ValueError(f"torch is where it should not be: {said}")
         runs: dict[str, list[Answered]] = {name: [] for name in CASES}
         for turn in range(repeats):
             for place, (name, case) in enumerate(CASES.items()):
@@ -77,19 +72,20 @@ def benchmark(repeats: int) -> Finding:
                 work = folder / f"run-{turn}-{place}"
                 scripts = environments[case.extra].scripts
                 runs[name].append(answered(scripts, case, folder / "task", work))
-        results = {
-            name: {
-                "estimator": case.estimator,
-                **environments[case.extra].facts,
-                **summary(runs[name]),
-            }
-            for name, case in CASES.items()
+    results = {
+        name: {
+            "estimator": case.estimator,
+            "parameters": parameters,
+            **environments[case.extra].facts,
+            **summary(runs[name]),
         }
+        for name, case in CASES.items()
+    }
     return Finding(_lines(results), _notes(results, repeats), results)
 
 
-def write_task(folder: Path) -> None:
-    """The digits of every client, and a new network as a graph."""
+def write_task(folder: Path) -> int:
+    """The digits of every client, and a new network as a graph; the number of its parameters."""
     from torch.nn.functional import cross_entropy
 
     data = digits()
@@ -97,47 +93,7 @@ def write_task(folder: Path) -> None:
     shards = [(data.train_x[part], data.train_y[part]) for part in parts]
     model = mlp(hidden=32).build(data.shape, data.classes, seed=0)
     write_onnx_task(folder, model, cross_entropy, shards, (data.test_x, data.test_y))
-
-
-@dataclass(frozen=True)
-class Environment:
-    """A Python environment, and what was in it when it was new.
-
-    Attributes
-    ----------
-    folder : Path
-    facts : dict
-        ``installed`` bytes, number of ``packages``, their ``versions``, and what ``import torch``
-        says there.
-    """
-
-    folder: Path
-    facts: Mapping[str, Any]
-
-    @property
-    def scripts(self) -> Path:
-        """Where its commands are."""
-        return self.folder / "bin"
-
-    @classmethod
-    def made(cls, folder: Path, extra: str) -> Environment:
-        """The project's dependencies and one extra, by pip as it is set up here."""
-        venv.create(folder, symlinks=True)
-        project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-        wanted = [*project["dependencies"], *project["optional-dependencies"][extra]]
-        python = folder / "bin" / "python"
-        pip = (sys.executable, "-m", "pip", "--python", python, "--quiet", "--quiet", "install")
-        subprocess.run([*pip, *wanted], check=True)
-        versions = json.loads(_said(python, _INSTALLED).stdout)
-        torch = _said(python, "import torch; print(torch.__version__)")
-        files = [file for file in folder.glob("lib/python*/site-packages/**/*") if file.is_file()]
-        facts = {
-            "installed": sum(file.stat().st_size for file in files),
-            "packages": len(versions),
-            "versions": {name: versions[name] for name in _SHOWN if name in versions},
-            "torch": (torch.stdout or torch.stderr).strip().splitlines()[-1],
-        }
-        return cls(folder, facts)
+    return sum(weight.numel() for weight in model.parameters())
 
 
 @dataclass(frozen=True)
@@ -204,23 +160,20 @@ def _notes(results: Mapping[str, Mapping[str, Any]], repeats: int) -> list[str]:
     edge, torch, _ = results.values()
     apart = max(abs(a - b) for a, b in zip(edge["losses"], torch["losses"], strict=True))
     return [
-        f"Digits, {SETTINGS['model']} with 2,410 parameters, {ROUNDS} rounds of "
-        f"{CLIENTS} clients, batches of {SETTINGS['batch_size']}; {repeats} runs of each kind, "
-        f"{edge['messages']} messages.",
+        f"Digits, {SETTINGS['model']} with {edge['parameters']:,} parameters, {ROUNDS} rounds of "
+        f"{CLIENTS} clients, batches of {SETTINGS['batch_size']}; runs of each kind: {repeats}, "
+        f"messages: {edge['messages']}.",
         "Installed: all files of the environment's packages: the dependencies, and the extra "
         f"`edge` ({edge['packages']} packages) or `torch` ({torch['packages']}).",
         "Memory: the peak of a client's process, its median over the messages (at most "
         f"{edge['most_memory'] / 2**20:.0f} MiB without torch, {torch['most_memory'] / 2**20:.0f} "
-        "MiB with it). Time: from the start of the process to its end, imports included; the "
-        "clients of a round answer at the same time.",
+        "MiB with it), of which Flower's own imports take "
+        f"{edge['flower'] / 2**20:.0f} MiB. Time: from the start of the process to its end, "
+        "imports included; the clients of a round answer at the same time.",
         f"In the first environment `import torch` says: {edge['torch']}.",
         f"The two runs of {edge['estimator']} draw the same directions: their test losses differ "
         f"by at most {apart:.1e} in any round.",
     ]
-
-
-def _said(python: Path, program: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([python, "-I", "-c", program], capture_output=True, text=True)
 
 
 def _say(words: str) -> None:

@@ -18,8 +18,8 @@ from typing import Any, Self
 
 from ..output import Run, read_run
 from ..output.toml import Setting, to_toml
+from .environments import ROOT
 
-ROOT = Path(__file__).parents[2]
 DEADLINE = 600.0  # seconds until something that should happen counts as missing
 _CLIENT = "flwr-clientapp"  # what a SuperNode starts for every message
 _FOREIGN = {"PYTHONPATH", "PYTHONHOME", "VIRTUAL_ENV"}  # of this process, not of theirs

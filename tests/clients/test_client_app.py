@@ -99,7 +99,7 @@ def test_hello_says_who_it_is():
         "stable": True,
         "dim": 6,
         "size": 12,
-        "capabilities": ["gradient", "hvp", "per_example_statistics"],
+        "capabilities": ["directional", "gradient", "hvp", "per_example_statistics"],
         "partitions": 4,
         "fingerprint": fingerprint(),
     }

@@ -31,7 +31,18 @@ ESTIMATORS = [  # of b = 7 where it draws, and of all 30 examples
     (fb.normalised(), None, 30),
     (fb.normalised(PLAIN), 7, 30),
     (fb.normalised(fb.clipped(2.0, fb.meta(0.1))), 21, 90),
+    (fb.two_point(3, 0.1), 7, 30),
+    (fb.two_point(3, 0.1, central=True), 7, 30),
+    (fb.forward_gradient(3), 7, 30),
+    (fb.local_steps(4, 0.1, inner=fb.two_point(3, 0.1)), 28, 120),
+    (fb.by_capability(gradient=PLAIN, loss=fb.two_point(3, 0.1)), 7, 30),
 ]
+PASSES = {  # of forward passes over the batch, for who has no gradients
+    fb.two_point(3, 0.1): 4,
+    fb.two_point(3, 0.1, central=True): 6,
+    fb.forward_gradient(3): 4,
+    fb.local_steps(4, 0.1, inner=fb.two_point(3, 0.1)): 4,
+}
 
 
 def test_every_estimator_counts_its_samples():
@@ -43,9 +54,10 @@ def test_every_estimator_counts_its_samples():
 
 @pytest.mark.parametrize(("estimator", "some", "everything"), ESTIMATORS, ids=repr)
 def test_samples_by_hand(estimator, some, everything):
-    """H·b, 3b, b; and what a client then computes is just that.
+    """H·b, 3b, b; and what a client then computes is just that, as often as it passes over it.
 
-    Kills: H or 3 left out, H for H·3, a wrapper that forgets its inner one, b for all the data.
+    Kills: H or 3 left out, H for H·3, a wrapper that forgets its inner one, b for all the data,
+    the loss at the point not counted.
     """
     assert estimator.samples(None, 30) == everything
     assert some is None or estimator.samples(7, 30) == some
@@ -53,7 +65,8 @@ def test_samples_by_hand(estimator, some, everything):
     for size, expected in ((None, everything), *([(7, some)] if some else [])):
         history = run(size, 2, [client], estimator=estimator)
         for outcome in history.outcomes:
-            assert outcome.samples == outcome.computed == expected
+            assert outcome.samples == expected
+            assert outcome.computed == PASSES.get(estimator, 1) * expected
 
 
 def test_a_clients_word_moves_no_samples():

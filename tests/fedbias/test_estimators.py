@@ -287,7 +287,7 @@ def test_what_a_client_cannot_compute(objective, estimator, sentence):
     with pytest.raises(fb.MissingCapability) as caught:
         respond(objective, plan(fb.parse(estimator, fb.Estimator), 0, -1, None), Ledger())
     assert sentence in str(caught.value)
-    assert capabilities(TWO) == {"gradient", "hvp", "per_example_statistics"}
+    assert capabilities(TWO) == {"gradient", "directional", "hvp", "per_example_statistics"}
     assert capabilities(Blind()) == set()
 
 

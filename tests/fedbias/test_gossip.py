@@ -11,18 +11,7 @@ import fedbias as fb
 from fedbias.gossip import mean_and_spread
 from fedbias.gossip.spread import averaged
 from fedbias.problems import Squares
-from tests.fedbias.test_matchings import matchings
-
-HALF = fb.local_steps(1, 0.5, 0.5, fb.exact())  # a step of 1/2 with momentum 1/2
-
-
-def centred(*centres, dtype=np.float64):
-    """Clients with f(x) = (x − c)²/2, whose gradients are exact for dyadic numbers."""
-    return [Squares(np.ones((1, 1), dtype), np.array([c], dtype)) for c in centres]
-
-
-def at(*numbers, dtype=np.float64):
-    return [np.array([number], dtype) for number in numbers]
+from tests.tools.gossip_clients import HALF, at, centred, matchings
 
 
 def test_a_meeting_by_hand():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import fedbias as fb
-from tests.fedbias.test_gossip import at, centred
+from tests.tools.gossip_clients import at, centred
 
 EXACT = {"estimator": fb.exact(), "matching": fb.random_matching()}
 PROBLEM = fb.LeastSquares.random(10, 10, 0, clients=6)
@@ -147,8 +147,8 @@ HYBRID = {"gradient": fb.exact(), "loss": fb.two_point(4, 1e-4, central=True)}
 def test_gradients_and_forward_passes_agree_in_the_end(decays):
     """Two clients with gradients, four without, all with different data, from one start.
 
-    With a constant step of .1 a spread stays (1e-5 … 1e-3); a step that falls to a thousandth takes
-    it to 1e-10, and the mean model to within .01 of the least loss, of .7 at first.
+    Γ is .012 after the first round; a constant step of .1 leaves 1e-4 of it, one that falls to a
+    thousandth 6e-9, and the mean model's loss comes from .70 to .009 and .031 above the least.
     Kills: a client that nobody meets, a forward-only client that does not step.
     """
     clients = [f if i < 2 else fb.ForwardOnly(f) for i, f in enumerate(PROBLEM.objectives)]
@@ -162,10 +162,9 @@ def test_gradients_and_forward_passes_agree_in_the_end(decays):
     )
     above = history.losses - PROBLEM.minimum
     assert above[0] > 0.5 and 0 < above[-1] < 0.05
-    print(above[-1], history.spreads[[1, 30, 60, 90, 100]])
+    assert history.spreads[1] > 1e-3
     late = history.spreads[-10:]
-    assert history.spreads[1] > 1e-4
-    assert (late[-1] < 1e-8) if decays else (late > 1e-6).all()
+    assert late[-1] < 1e-7 if decays else (late > 1e-5).all()
 
 
 TENTH = {"compressor": fb.top_k(0.1), "estimator": fb.exact(), "step_size": 0.0}
@@ -173,19 +172,18 @@ TENTH = {"compressor": fb.top_k(0.1), "estimator": fb.exact(), "step_size": 0.0}
 
 @pytest.mark.parametrize("matching", [fb.random_matching(), fb.along("ring")])
 def test_changes_of_a_tenth_reach_consensus_at_mixing_03(matching):
-    """One entry of ten travels, as its change, and Γ falls below 1e-4 of what it was (1e-8 in a
-    free matching); as it is the same entry stays .05 of Γ for ever; the whole way makes Γ grow
-    beyond all bounds (ring: 10⁵-fold in 200 rounds, free: 10¹⁰-fold).
+    """One entry of ten travels. As its change: Γ falls to 1e-9 … 1e-6 of what it was. As it is: a
+    floor stays (.05 … .3). As its change and all the way: Γ grows, 57- to 52000-fold.
 
-    Kills: changes that are sent as models, a memory that the partner does not have.
+    The ranges are those of eight seeds and both matchings. Kills: changes that are sent as models,
+    a memory that the partner does not have.
     """
     run = PROBLEM.objectives, APART, 100
     changes = fb.run_gossip(*run, **TENTH, matching=matching, feedback=fb.ef21(), mixing=0.3)
-    assert changes.spreads[-1] < 1e-4 * changes.spreads[0]
+    assert changes.spreads[-1] < 1e-5 * changes.spreads[0]
     plain = fb.run_gossip(*run, **TENTH, matching=matching, mixing=0.3)
-    assert 0.01 * plain.spreads[0] < plain.spreads[-1] < plain.spreads[0]
+    assert 0.01 * plain.spreads[0] < plain.spreads[-1] < 0.5 * plain.spreads[0]
     whole = fb.run_gossip(*run, **TENTH, matching=matching, feedback=fb.ef21())
-    assert whole.spreads[-1] > 1e4 * whole.spreads[0]
-    print(matching, [h.spreads[-1] / h.spreads[0] for h in (changes, plain, whole)])
+    assert whole.spreads[-1] > 20 * whole.spreads[0]
     for history in (changes, plain):
         np.testing.assert_allclose(history.points - history.points[0], 0, rtol=0, atol=1e-13)

@@ -12,7 +12,7 @@ from fedbias.hello import Hello
 from fedbias.problems import Squares
 from fedbias.randomness import fingerprint
 
-ABLE = ["gradient", "hvp", "per_example_statistics"]
+ABLE = ["directional", "gradient", "hvp", "per_example_statistics"]
 HELLO = Hello.of(Squares(np.ones((5, 3)), np.ones(5)), 7, True, 10)
 
 

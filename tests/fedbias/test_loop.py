@@ -262,7 +262,7 @@ def test_a_run_stops_at_its_goal():
         ({"rounds": 2.0}, "run: rounds must be a whole number >= 0, not 2.0"),
         ({"optimizer": None}, "optimizer must be like gradient_descent(step_size=0.1), not None"),
         ({"feedback": fb.sign()}, "feedback must be like no_feedback(), not sign()"),
-        ({"weights": "size"}, "weights must be one of 'uniform', 'examples', not 'size'"),
+        ({"weights": "size"}, "one of 'uniform', 'examples', 'inverse_variance', not 'size'"),
         ({"batch_size": 4}, "has no meaning for exact()"),
         ({"decay": None}, "decay must be like cosine_decay(samples=100000), not None"),
         ({"seed": -1}, "seed must be a whole number >= 0"),

@@ -9,6 +9,7 @@ import pytest
 
 import fedbias as fb
 from fedbias.gossip.matchings import as_matching
+from tests.tools.gossip_clients import matchings
 
 MATCHING, PAIR = fb.random_matching(), fb.random_pair()
 GRAPHS = {
@@ -22,20 +23,6 @@ GRAPHS = {
 def rounds(matching, clients, count, seed=0):
     """The pairs of so many rounds."""
     return [tuple(matching.pairs(seed, k, clients)) for k in range(count)]
-
-
-def matchings(clients):
-    """All the perfect matchings; of an odd number, all that leave one alone."""
-    if len(clients) % 2:
-        return [m for one in clients for m in matchings([c for c in clients if c != one])]
-    if not clients:
-        return [()]
-    first, *rest = clients
-    return [
-        ((first, other), *more)
-        for other in rest
-        for more in matchings([c for c in rest if c != other])
-    ]
 
 
 def chi_square(drawn, possible):
@@ -151,7 +138,9 @@ def test_an_erdos_renyi_graph_stays_the_same():
     """
     sizes = []
     for seed in range(40):
-        seen = {pair for pairs in rounds(GRAPHS["erdos_renyi"], range(10), 100, seed) for pair in pairs}
+        seen = {
+            pair for pairs in rounds(GRAPHS["erdos_renyi"], range(10), 100, seed) for pair in pairs
+        }
         for pairs in rounds(GRAPHS["erdos_renyi"], range(10), 20, seed):
             paired = {client for pair in pairs for client in pair}
             assert all(paired & set(edge) for edge in seen)

@@ -34,6 +34,12 @@ SPELLINGS = [
     "meta(inner_step_size=0.01)",
     "local_steps(count=3, step_size=0.1)",
     "local_steps(count=3, step_size=1e-05, momentum=0.9, inner=normalised())",
+    "two_point(directions=8, radius=0.001)",
+    "two_point(directions=128, radius=1e-05, central=True)",
+    "forward_gradient(directions=16)",
+    "by_capability(loss=two_point(directions=8, radius=0.001))",
+    "by_capability(gradient=local_steps(count=1, step_size=0.5, momentum=0.9), "
+    "directional=forward_gradient(directions=1), loss=two_point(directions=8, radius=0.001))",
     "no_feedback()",
     "no_feedback(radius=preset_radius(lipschitz=2, strong_convexity=0.5, distance=1e-05))",
     "error_feedback()",
@@ -76,6 +82,10 @@ SPELLINGS = [
     "no_decay()",
     "cosine_decay(samples=100000)",
     "cosine_decay(samples=100000, final=0.5, warmup=1000)",
+    "random_matching()",
+    "random_pair()",
+    "along(graph='ring')",
+    "along(graph='erdos_renyi', probability=0.3)",
     "noisy(sigma=1.5)",
 ]
 
@@ -114,6 +124,11 @@ def test_every_registered_setting_is_in_the_table_above():
         ("augmented_test(0.9, 5, 64)", fb.augmented_test(theta=0.9, nu=5, maximum=64)),
         ("stagewise_batch(8, 2, 99, 64)", fb.stagewise_batch(8, factor=2, every=99, maximum=64)),
         ("linear_batch(8, 64, 999)", fb.linear_batch(initial=8, maximum=64, samples=999)),
+        ("two_point(8, 1e-3, True)", fb.two_point(directions=8, radius=0.001, central=True)),
+        (
+            "by_capability(exact(), forward_gradient(2))",
+            fb.by_capability(gradient=fb.exact(), directional=fb.forward_gradient(2)),
+        ),
         ("cosine_decay(100, 0.5, 10)", fb.cosine_decay(samples=100, final=0.5, warmup=10)),
     ],
 )
@@ -179,6 +194,9 @@ REFUSED = [
     ("ef21(uniform(2))", "radius must be like None or preset_radius"),
     ("preset_radius(1, 2, 3)", "lipschitz must be"),
     ("preset_radius(1, 1)", r"needs \(lipschitz, strong_convexity, distance\)"),
+    ("two_point(8)", r"needs \(directions, radius\) and takes \(directions, radius, central\)"),
+    ("by_capability()", "name an estimator for one of gradient, directional, loss"),
+    ("by_capability('exact')", "gradient must be like two_point"),
     ("norm_test(0.5, 8, 16)", "maximum must be a whole number >= 16, not 8"),
     ("norm_test(0.5)", r"needs \(eta, maximum\) and takes \(eta, maximum, initial\)"),
     ("constant_batch(2.0)", "size must be a whole number >= 1, not 2.0"),

@@ -1,5 +1,6 @@
 """The wire: the exact bytes; what is not a packet is refused before it costs memory."""
 
+import math
 import struct
 import tracemalloc
 import zlib
@@ -39,6 +40,7 @@ NUMBER = {
     "random_k": 7,
     "entropy_coded": 9,
     "trellis_coded": 10,
+    "directions": 11,
 }
 
 
@@ -144,6 +146,27 @@ IMPOSSIBLE = {
     "repeated": (forged("top_k", 16, struct.pack("<I", 2) + b"\x33" + ONE * 2), "ascending"),
     "bitmap of 2 for 3": (forged("top_k", 8, struct.pack("<I", 3) + b"\x81" + ONE * 3), "not 3"),
     "bitmap of 4 for 3": (forged("top_k", 8, struct.pack("<I", 3) + b"\xe1" + ONE * 3), "not 3"),
+    "no directions": (forged("directions", 1, struct.pack("<QI", 1, 0)), "no direction at all"),
+    "more scalars than said": (
+        forged("directions", 1, struct.pack("<QI", 1, 1) + ONE * 2),
+        "not 34",
+    ),
+    "fewer scalars than said": (
+        forged("directions", 1, struct.pack("<QI", 1, 3) + ONE),
+        "takes 38",
+    ),
+    "no slope": (
+        forged("directions", 1, struct.pack("<QI2f", 1, 2, math.nan, math.nan)),
+        "no direction has a finite slope",
+    ),
+    "an infinite slope": (
+        forged("directions", 1, struct.pack("<QI2f", 1, 2, 1, -math.inf)),
+        "an infinite slope",
+    ),
+    "a scaled combination": (
+        forged("directions", 1, ONE + struct.pack("<QIf", 1, 1, 1), scaled=1),
+        "the scale 1",
+    ),
     "empty bitmap": (forged("top_k", 8, struct.pack("<I", 3) + b"\0" + ONE * 3), "not 3"),
     "half beyond float32": (forged("half", 1, struct.pack("<he", 128, 1)), "128 overflows float32"),
     "half beyond float64": (
@@ -183,6 +206,8 @@ def test_possible_packets_next_to_the_impossible_ones():
     assert decoded(forged("half", 1, struct.pack("<he", -32768, 1))) == [0]
     assert decoded(forged("sign", 1, ONE + b"\x80", scaled=1)) == [1]
     assert decoded(forged("sign", 1, ONE + b"\0", scaled=1)) == [-1]
+    slopes = forged("directions", 1, struct.pack("<QI2f", 2**64 - 1, 2, math.nan, 1), dtype=2)
+    assert decoded(slopes) == [np.random.default_rng([2**64 - 1, 1]).standard_normal()]
     seed = struct.pack("<Q", 2**64 - 1)  # no encoder draws it, any may be undone
     turned = decoded(forged("sign", 1, ONE + seed + b"\0", scaled=1, rotated=1))
     assert turned in ([-1], [1])
@@ -203,6 +228,7 @@ GREEDY = [
     forged("random_k", HUGE, b"\7" * 8 + struct.pack("<IQ", 1, 7) + ONE, rotated=1),
     forged("entropy_coded", HUGE, struct.pack("<I", 0)),  # 18 bytes: zeros
     forged("trellis_coded", HUGE, struct.pack("<I", 0)),
+    forged("directions", HUGE, struct.pack("<QI", 7, 1) + ONE),
 ]
 
 

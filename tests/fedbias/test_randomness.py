@@ -68,6 +68,8 @@ def test_purposes_never_change():
         "MODEL": 6,
         "LOSS": 7,
         "ROLLOUT": 8,
+        "DIRECTION": 9,
+        "MATCHING": 10,
     }
     assert SERVER == 2**32 - 1
 

@@ -2,7 +2,7 @@
 
 import json
 import math
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 import fedbias as fb
 from fedbias.rounds import Measured
+from tests.tools.messages import JSON, NOT_WHOLE, altered, same
 
 ODD = np.array([0.1, -0.0, 5e-324, 1e300])
 PLAN = fb.Plan(
@@ -38,21 +39,13 @@ REPORT = fb.Report(
 )
 
 
-def same(one, other):
-    for field in fields(one):
-        mine, theirs = getattr(one, field.name), getattr(other, field.name)
-        if isinstance(mine, np.ndarray):
-            assert mine.dtype == theirs.dtype and mine.tobytes() == theirs.tobytes()
-        else:
-            assert mine == theirs and type(mine) is type(theirs)
-
-
 @pytest.mark.parametrize(
     "plan",
     [
         PLAN,
         replace(PLAN, batch_size=1, round=2**40, client=2**64 - 1),
         replace(PLAN, measure_bias=True),
+        replace(PLAN, estimator=fb.by_capability(fb.minibatch(), None, fb.two_point(8, 1 / 3))),
         replace(PLAN, measure=fb.norm_test(eta=1 / 3, maximum=2**40, initial=8)),
         replace(PLAN, measure=fb.augmented_test(theta=0.9, nu=5.84, maximum=256)),
         replace(PLAN, shift=fb.nesterov(0.1, 1 / 3), feedback=fb.differential(memory=True)),
@@ -76,6 +69,7 @@ def test_a_plan_there_and_back(plan):
         REPORT,
         replace(REPORT, buffers=None, lost_memory=False),
         replace(REPORT, saturated=True),
+        replace(REPORT, kind="directional", dropped=3),
         replace(REPORT, computed=2**64 - 1, statistic=0.1 + 0.2),
         replace(REPORT, computed=0, statistic=0.0),
         replace(REPORT, statistic=5e-324),
@@ -94,20 +88,11 @@ def test_a_report_there_and_back(report):
     assert math.isnan(fb.Report.from_record(replace(report, loss=math.nan).to_record()).loss)
 
 
-def altered(message, **changes):
-    """The message's record with another header; ``...`` removes a key."""
-    record = message.to_record()
-    header = json.loads(record["header"]) | changes
-    header = {name: value for name, value in header.items() if value is not ...}
-    return record | {"header": json.dumps(header)}
-
-
-NOT_WHOLE = ["1", 1.5, 1.0, True, None, ..., [1], {}, -2, math.nan]
 NOT_FLAGS = [0, 1, "no", None, ...]
 NOT_RADII = [0, 0.0, -1, -0.5, math.nan, math.inf, -math.inf, "1", True, [1.0], {}, 10**400, ...]
 NOT_AMOUNTS = [-0.5, -1, math.nan, math.inf, -math.inf, "1", True, [1.0], {}, 10**400, ...]
 NOT_TESTS = ["", "norm_test(0.5, 1)", "minibatch()", "no_decay()", "constant_batch(", 8, True, [1]]
-COUNTS = ("examples", "computed")
+COUNTS = ("examples", "computed", "dropped")
 BAD_HEADERS = [
     *((PLAN, {key: bad}) for key in ("round", "seed", "client") for bad in [*NOT_WHOLE, -1]),
     *((PLAN, {"acknowledged": bad}) for bad in NOT_WHOLE),
@@ -123,6 +108,7 @@ BAD_HEADERS = [
     *((REPORT, {"loss": bad}) for bad in ("1", None, ..., [1.0], {}, True, 10**400)),
     *((message, {"more": 1}) for message in (PLAN, REPORT)),
     (REPORT, {"samples": 30}),  # the server knows
+    *((REPORT, {"kind": bad}) for bad in (None, 3, True, ["loss"], ...)),
     *((message, {"round": json.loads("[" * 90 + "]" * 90)}) for message in (PLAN, REPORT)),
     *((PLAN, {"measure_bias": bad}) for bad in (0, 1, None, ..., "yes")),
     *((REPORT, {"measured": bad}) for bad in (0, "no", [], [1.0], [1.0, -1.0], [None, 1.0], ...)),
@@ -174,12 +160,7 @@ def test_records_with_a_bad_packet(message, name):
 
 KEYS = ["round", "seed", "client", "acknowledged", "estimator", "batch_size", "compressor"]
 KEYS += ["feedback", "examples", "loss", "computed", "lost_memory", "saturated", "radius", "shift"]
-KEYS += ["measure", "statistic"]
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
-    max_leaves=4,
-)
+KEYS += ["measure", "statistic", "kind", "dropped"]
 
 
 @given(st.sampled_from([PLAN, REPORT]), st.dictionaries(st.sampled_from(KEYS), JSON, max_size=3))

@@ -248,7 +248,7 @@ def test_what_a_client_is_asked():
         ({"batch_size": 2.5}, "norm_test(eta=0.5, maximum=256), not 2.5"),
         ({"decay": 0.9}, "decay must be like cosine_decay(samples=100000), not 0.9"),
         ({"batch_size": 8}, "batch_size=8 has no meaning for exact(), which uses all the data"),
-        ({"weights": "size"}, "weights must be one of 'uniform', 'examples', not 'size'"),
+        ({"weights": "size"}, "one of 'uniform', 'examples', 'inverse_variance', not 'size'"),
         ({"minimum_replies": 0}, "minimum_replies must be a whole number >= 1, not 0"),
         ({"seed": -1}, "seed must be a whole number >= 0"),
         ({"seed": 2**63}, "seed must be a whole number >= 0"),

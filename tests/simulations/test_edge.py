@@ -129,5 +129,7 @@ def test_a_task_without_its_folder():
 
 def test_torch_wants_the_same_model(folder):
     """Kills: weights of another model that are cut or left out."""
-    with pytest.raises(DataError, match=r"initial\.npz holds other weights than mlp\(hidden=6, lay"):
+    with pytest.raises(
+        DataError, match=r"initial\.npz holds other weights than mlp\(hidden=6\) has"
+    ):
         task_of(folder, task="simulations.edge:torch_task", model="mlp(hidden=6)")

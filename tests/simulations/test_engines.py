@@ -148,6 +148,31 @@ CASES = {
         "feedback": "error_feedback()",
         "lost": 0.2,
     },
+    "digits, forward passes beside gradients": {
+        "task": "digits",
+        "model": "mlp(hidden=16)",
+        "optimizer": "heavy_ball(step_size=0.2, beta=0.3)",
+        "forward_only": 3,
+        "estimator": "by_capability(gradient=minibatch('reshuffle'), "
+        "loss=two_point(directions=4, radius=0.001))",
+        "batch_size": 16,
+        "weights": "inverse_variance",
+        "compressor": "top_k(fraction=0.2)",
+        "feedback": "error_feedback()",
+        "lost": 0.2,
+    },
+    "digits, told in seeds": {
+        "task": "digits",
+        "model": "linear()",
+        "optimizer": "adam(step_size=0.01)",
+        "forward_only": 5,
+        "estimator": "two_point(directions=3, radius=0.001, central=True)",
+        "batch_size": 16,
+        "decay": "cosine_decay(samples=600)",
+        "broadcast": "seeds",
+        "fraction": 0.6,
+        "lost": 0.2,
+    },
     "BatchNorm and Dropout": {
         "task": "tests.tools.normed_task:make_task",
         "optimizer": "polyak(step_size=0.3, momentum=0.3)",
@@ -182,8 +207,10 @@ def asked(settings, round):
 def by_the_loop(settings):
     """The readable reference, from the same settings."""
     task, a = make_task(settings), settings.algorithm()
+    objectives = [task.objective(client) for client in range(CLIENTS)]
+    able = CLIENTS - settings.forward_only
     return fb.run(
-        [task.objective(client) for client in range(CLIENTS)],
+        [*objectives[:able], *map(fb.ForwardOnly, objectives[able:])],
         *(a.optimizer, start_of(settings), settings.rounds),
         estimator=a.estimator,
         compressor=a.compressor,
@@ -245,7 +272,8 @@ def test_the_loop_and_flower_are_one(case):
         assert record.wanted_batch_size == wanted
         told = outcome.measured and (outcome.measured.bias_square, outcome.measured.gradient_square)
         assert (told or (None, None)) == (record.bias_square, record.gradient_square)
-    assert sum(record.gradient_square is not None for record in run.records) == 3
+    compared = 3 if settings.forward_only < CLIENTS else 0
+    assert sum(record.gradient_square is not None for record in run.records) == compared
     assert (sum(r.lost for r in run.records) > 3) == (settings.lost > 0)
     state = run.strategy.state
     assert state.samples == sum(outcome.samples for outcome in loop.outcomes)
@@ -321,13 +349,15 @@ def test_lost_is_left_out(case):
     assert [r.uplink_bytes for r in out.records] == [r.uplink_bytes for r in lossy.records]
     assert strategy.state.acknowledged == lossy.strategy.state.acknowledged
     assert strategy.state.batch_size == lossy.strategy.state.batch_size
+    assert strategy.state.variances == lossy.strategy.state.variances
     assert [r.samples for r in out.records] == [r.samples for r in lossy.records]
     for node, context in grid.contexts.items():
         known = strategy.state.acknowledged.get(node - 1, NEVER)
         mine, theirs = (
             settle(load_ledger(c), known).memory for c in (context, inline.contexts[node])
         )
-        assert mine.keys() == theirs.keys() and mine
+        assert mine.keys() == theirs.keys()
+        assert bool(mine) == (node <= CLIENTS - settings.forward_only)
         assert all(mine[name].tobytes() == theirs[name].tobytes() for name in mine)
 
 

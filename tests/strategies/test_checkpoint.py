@@ -28,6 +28,7 @@ FULL = Checkpoint(
         enrolled={0: 5, 12: 2**40, 3: 1},
         batch_size=37,
         samples=2**70,
+        variances={"gradient": (3, 0.1), "loss": (1, 1 / 3)},
         buffers=np.float32([1, 2]) / 3,
     ),
     total_uplink_bytes=2**40,
@@ -55,6 +56,7 @@ def same(one, other):
     assert one.state.enrolled == other.state.enrolled
     assert one.state.batch_size == other.state.batch_size
     assert one.state.samples == other.state.samples
+    assert one.state.variances == other.state.variances
     assert (one.state.buffers is None) == (other.state.buffers is None)
     if one.state.buffers is not None:
         same_vectors({"b": one.state.buffers}, {"b": other.state.buffers})
@@ -285,6 +287,27 @@ def test_sizes_go_on_where_they_were(name, after, tmp_path):
     assert found.state.batch_size == records[after]["batch_size"]
     assert found.state.samples == records[after - 1]["total_samples"] > 0
     assert len({record["batch_size"] for record in records}) > 2
+
+
+@pytest.mark.parametrize("after", [1, 4])
+def test_weights_go_on_where_they_were(after, tmp_path):
+    """Inverse variances of two kinds. Kills: weights that begin again at uniform."""
+    objectives = [*PROBLEM.objectives[:2], *map(fb.ForwardOnly, PROBLEM.objectives[2:])]
+    estimator = {"gradient": fb.minibatch(), "loss": fb.two_point(4, 1e-3)}
+    settings = {"estimator": estimator, "batch_size": 3, "weights": "inverse_variance"}
+    settings = {"optimizer": fb.gradient_descent(0.2), "minimum_clients": 4, **settings}
+    whole, first, again = (FedBias(**settings) for _ in range(3))
+    run = train(whole, InlineGrid(app_of(objectives), 4), ZERO, ROUNDS)
+    grid, path = InlineGrid(app_of(objectives), 4), tmp_path / "checkpoint.safetensors"
+    part = train(first, grid, ZERO, after).checkpoints[-1]
+    arrays, values = export_states(grid.contexts)
+    save_checkpoint(path, replace(part, clients=arrays, meta=values))
+    found, other = load_checkpoint(path), InlineGrid(app_of(objectives), 4)
+    import_states(other.contexts, found.clients, found.meta)
+    resumed = train(again, other, ZERO, ROUNDS, resume=found)
+    assert resumed.point.tobytes() == run.point.tobytes()
+    assert again.state.variances == whole.state.variances
+    assert found.state.variances == part.state.variances != {}
 
 
 class Leaving(InlineGrid):

@@ -409,7 +409,7 @@ def test_a_goal_reached_at_the_start_ends_it_there(caplog):
         ({"evaluate_every": 0.5}, "FedBias: evaluate_every must be a whole number >= 0, not 0.5"),
         ({"stop": "soon"}, "FedBias: stop must be like until(accuracy=0.9), not 'soon'"),
         ({"minimum_replies": 0}, "minimum_replies must be a whole number >= 1, not 0"),
-        ({"weights": "size"}, "weights must be one of 'uniform', 'examples', not 'size'"),
+        ({"weights": "size"}, "weights must be one of 'uniform', 'examples', 'inverse_variance'"),
         ({"batch_size": 8}, "batch_size=8 has no meaning for exact()"),
         ({"seed": -1}, "seed must be a whole number >= 0"),
         ({"optimizer": 0.1}, "optimizer must be like gradient_descent(step_size=0.1), not 0.1"),

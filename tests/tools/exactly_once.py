@@ -22,6 +22,7 @@ def everything(objectives, optimizer, start, rounds, **settings):
                 outcome.applied,
                 (state.batch_size, state.samples),
                 (outcome.batch_size, outcome.samples, repr(outcome.wanted)),
+                (dict(state.variances), outcome.dropped),
             )
         ),
         **({"seed": 3} | settings),

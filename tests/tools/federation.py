@@ -55,7 +55,7 @@ class Watched(InlineGrid):
         for message, key in zip(pushed, ids, strict=True):
             reply = self._replies[key]
             self.sent.append((message, reply))
-            if message.metadata.message_type == "train":
+            if message.metadata.message_type.startswith("train"):
                 plan = json.loads(message.content["fedbias"]["header"])
                 where = (plan["round"], plan["client"])
                 change = self.intercept.get(where) or self.intercept.get(plan["client"])
@@ -70,10 +70,21 @@ class Watched(InlineGrid):
     def asked(self, kind="train"):
         """(round, client) of every plan sent, in order; or the nodes asked for another kind."""
         pairs = [message for message, _ in self.sent if message.metadata.message_type == kind]
-        if kind != "train":
+        if not kind.startswith("train"):
             return [message.metadata.dst_node_id for message in pairs]
         plans = [json.loads(message.content["fedbias"]["header"]) for message in pairs]
         return [(plan["round"], plan["client"]) for plan in plans]
+
+
+class Coming(Watched):
+    """A grid whose nodes of some clients are not there at times."""
+
+    def __init__(self, *args, away=(), **options):
+        super().__init__(*args, **options)
+        self.away = set(away)
+
+    def get_node_ids(self):
+        return [node for node in super().get_node_ids() if node - 1 not in self.away]
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""What ``reproduce hybrid`` compares: experiments, populations, steps, and the data's two copies."""
+"""What ``reproduce hybrid`` compares: experiments, populations, steps, two copies of the data."""
 
 from __future__ import annotations
 
@@ -52,13 +52,13 @@ class Experiment:
 
     @property
     def nodes(self) -> int:
-        """n."""
+        """All of them, n."""
         return self.first + self.zeroth
 
 
 EXPERIMENTS: Mapping[str, Experiment] = {
     "logistic": Experiment((), 24, 256, 128, (0.01, 0.01), 500),
-    "mlp": Experiment((128, 128), 3, 90, 8, (0.5, 0.1), 750),
+    "mlp": Experiment((128, 128), 3, 90, 8, (0.5, 0.1), 500),
 }
 
 

@@ -11,11 +11,16 @@ from dataclasses import replace
 
 from ...settings import SettingsError
 from ..base import Cell, Options, Reproduction, Result
-from .cases import CHECKED, EXPERIMENTS, SEEDS, Experiment
+from .cases import CHECKED, EXPERIMENTS, MULTIPLES, SEEDS, Experiment
+from .draw import draw
+from .network import Network
+from .notes import notes
 from .runs import POINTS, Setup
+from .tables import table
 
 TASKS = ("fashion-mnist", "mnist")
-DRAWN = 0.25  # of the rounds, with directions that are really drawn
+DRAWN = 0.1  # of the rounds, with directions that are really drawn
+NETWORK_SEEDS, NETWORK_ROUNDS = (0, 1), 32
 SMALL = {
     "logistic": ("law", Experiment((), 3, 6, 4, (0.01, 0.01), POINTS)),
     "mlp": ("drawn", Experiment((16, 16), 3, 6, 4, (0.5, 0.1), POINTS)),
@@ -42,30 +47,47 @@ def cells(options: Options) -> dict[str, Cell]:
         if name == "logistic":
             setup = replace(setup, seed=SEEDS[0], directions="drawn", share=DRAWN)
             made[f"drawn-{name}-{SEEDS[0]}"] = setup.cell()
+    rounds = min(NETWORK_ROUNDS, options.rounds or NETWORK_ROUNDS)
+    for seed in NETWORK_SEEDS:
+        made[f"cnn-{seed}"] = Network(task, options.data_root, seed, rounds).cell()
     for name, (directions, experiment) in SMALL.items():
         made[f"check-{name}"] = Setup(name, experiment, CHECKED, None, 0, directions).cell()
+    made["check-cnn"] = Network(CHECKED, None, 0, 4, 4, (0, 2, 4), (1.0,), 4, examples=200).cell()
     return made
 
 
 def differences(committed: Result, again: Result) -> list[str]:
-    """Every loss on the way, to a thousandth."""
-    found = []
-    for family, new in again["families"].items():
-        old = committed["families"][family]
-        for was, now in zip(old["losses"], new["losses"], strict=True):
-            for round, one, other in zip(again["at"], was, now, strict=True):
-                if one != other and not (one and other and math.isclose(one, other, rel_tol=1e-3)):
-                    found.append(f"{family}: loss of round {round} is {other}, committed is {one}")
+    """Every loss that was measured, to a thousandth."""
+    before, found = _losses(committed), []
+    for name, losses in _losses(again).items():
+        for one, other in zip(before[name], losses, strict=True):
+            if one != other and not (one and other and math.isclose(one, other, rel_tol=1e-3)):
+                found.append(f"{name}: a loss is {other}, committed is {one}")
     return found
+
+
+def _losses(result: Result) -> dict[str, list[float | None]]:
+    """All that were measured on the way, by who and at which multiple of the step."""
+    if "runs" in result:
+        return {
+            f"{name} FO, × {multiple:g}": run["losses"] or [None]
+            for name, runs in result["runs"].items()
+            for multiple, run in zip(result["multiples"], runs, strict=True)
+        }
+    return {
+        f"{family}, × {multiple:g}": curve
+        for family, measured in result["families"].items()
+        for multiple, curve in zip(MULTIPLES, measured["losses"], strict=True)
+    }
 
 
 REPRODUCTION = Reproduction(
     summary="zeroth- and first-order nodes together, decentralized and in star form (2210.07703)",
     cells=cells,
     usual=("*",),
-    table=lambda r: [["x"]],
-    notes=lambda r: [],
-    draw=lambda r, p: None,
-    checked=tuple(f"check-{name}" for name in SMALL),
+    table=table,
+    notes=notes,
+    draw=draw,
+    checked=(*(f"check-{name}" for name in SMALL), "check-cnn"),
     differences=differences,
 )

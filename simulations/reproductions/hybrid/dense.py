@@ -35,7 +35,7 @@ class Dense:
 
     @cached_property
     def dim(self) -> int:
-        """d."""
+        """The number of parameters, d."""
         return sum(map(math.prod, self.shapes))
 
     def layers(self, points: Array) -> list[Array]:
@@ -95,11 +95,15 @@ def slopes(
         moved = (along @ turned).reshape(count - 1, -1, points, batch)
         out[:, :, 1:] += step * moved.transpose(2, 1, 0, 3)
     losses = cross_entropy(out, labels).sum(axis=-1) / step.dtype.type(batch)
-    return (losses[:, 1:] - losses[:, :1]) / step
+    found: Array = (losses[:, 1:] - losses[:, :1]) / step
+    return found
 
 
 def gradients(first: Array, later: Sequence[Array], inputs: Array, labels: Array) -> Array:
-    """∇F on one batch for R points, shape (R, d); ``first`` as for the slopes, inputs (i + 1, B)."""
+    """∇F on one batch for R points, shape (R, d).
+
+    ``first`` as for the slopes; inputs (inputs + 1, B).
+    """
     out, active = first, [np.broadcast_to(inputs, (len(first), *inputs.shape))]
     for weights in later:
         active.append(_activated(out))
@@ -128,7 +132,7 @@ def cross_entropy(logits: Array, labels: Array) -> Array:
     """
     logits -= logits[:, :, :1].max(axis=1, keepdims=True)  # lest anything overflows
     own = [logits[:, label, :, place].copy() for place, label in enumerate(labels)]
-    total = np.log(np.exp(logits, out=logits).sum(axis=1))
+    total: Array = np.log(np.exp(logits, out=logits).sum(axis=1))
     for place, each in enumerate(own):
         total[:, :, place] -= each
     return total
@@ -147,7 +151,7 @@ def measure(net: Dense, point: Array, inputs: Array, labels: Array) -> tuple[flo
 def _activated(before: Array) -> Array:
     """ReLU, and a row of ones for the next layer's bias: (R, h, …) → (R, h + 1, …)."""
     points, width, *rest = before.shape
-    after = np.empty((points, width + 1, *rest), before.dtype)
+    after: Array = np.empty((points, width + 1, *rest), before.dtype)
     np.maximum(before, 0, out=after[:, :width])
     after[:, width] = 1
     return after
@@ -155,4 +159,5 @@ def _activated(before: Array) -> Array:
 
 def squared(rows: Array) -> Array:
     """‖row‖² of each."""
-    return np.einsum("ij,ij->i", rows, rows)
+    found: Array = np.einsum("ij,ij->i", rows, rows)
+    return found

@@ -16,7 +16,7 @@ from typing import Protocol
 import numpy as np
 
 import fedbias as fb
-from fedbias.randomness import Purpose, generator
+from fedbias.randomness import Purpose
 from fedbias.turn import Turn
 
 from .dense import Array, Dense, squared
@@ -57,18 +57,22 @@ class Drawn:
             seed = int(turn.stream(Purpose.DIRECTION).integers(2**63))
             for k in range(count):
                 self._whole[node, k] = fb.direction((seed, k), net.dim, inputs.dtype)
-        first, *self.later = net.layers(self._whole)
+        first, *later = net.layers(self._whole)
+        self.later: Sequence[Array] = later
         self.moves = _moves(first @ inputs[:, None])
 
     def add(self, node: int, slopes: Array, out: Array) -> None:
         out += (slopes / slopes.dtype.type(slopes.shape[1])) @ self._whole[node]
 
     def squares(self, node: int, slopes: Array) -> Array:
-        return squared(slopes @ self._whole[node]) / slopes.shape[1] ** 2
+        found: Array = squared(slopes @ self._whole[node]) / slopes.shape[1] ** 2
+        return found
 
     def total(self, slopes: Array) -> Array:
         rows = slopes.transpose(1, 0, 2).reshape(slopes.shape[1], -1)
-        return (rows / rows.dtype.type(slopes.shape[2])) @ self._whole.reshape(rows.shape[1], -1)
+        rows = rows / rows.dtype.type(slopes.shape[2])
+        total: Array = rows @ self._whole.reshape(rows.shape[1], -1)
+        return total
 
 
 class Law:
@@ -87,7 +91,7 @@ class Law:
         self._basis, triangle = np.linalg.qr(inputs)
         self._shared = self._across @ self._basis  # ZQ
         self.moves = _moves(self._along @ triangle[:, None])
-        self.later = net.later(self._rest)
+        self.later: Sequence[Array] = net.later(self._rest)
 
     def add(self, node: int, slopes: Array, out: Array) -> None:
         scaled = slopes / slopes.dtype.type(slopes.shape[1])
@@ -113,7 +117,8 @@ class Law:
         outside = self._across[node].ravel(), self._shared[node].ravel()
         beyond = squared(slopes) * float(outside[0] @ outside[0] - outside[1] @ outside[1])
         rest = squared(slopes @ self._rest[node])
-        return (squared(inside) + beyond + rest) / slopes.shape[1] ** 2
+        found: Array = (squared(inside) + beyond + rest) / slopes.shape[1] ** 2
+        return found
 
     def total(self, slopes: Array) -> Array:
         nodes, points, count = slopes.shape

@@ -115,7 +115,7 @@ class Lockstep:
     def drop(self, diverged: Array) -> None:
         """Follow no more, of each family, the largest steps that diverged: (8, 5) of bool."""
         for place, gone in enumerate(diverged):
-            self._followed[place] = max(np.flatnonzero(~gone), default=-1) + 1
+            self._followed[place] = int(max(np.flatnonzero(~gone), default=-1)) + 1
 
     def _columns(self, kind: int) -> list[slice]:
         """Where a node's own points are that are followed: its population's, the hybrid's."""

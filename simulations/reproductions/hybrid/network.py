@@ -17,7 +17,7 @@ from ...models import cnn
 from ...output import Progress
 from ...threads import one_thread
 from ..base import Cell, Result
-from .cases import FINAL, MOMENTUM, MULTIPLES, RADIUS, data_of
+from .cases import BATCH, FINAL, MOMENTUM, MULTIPLES, RADIUS, data_of
 from .runs import short
 
 
@@ -45,9 +45,9 @@ class Network:
     with_gradients: tuple[int, ...] = (0, 4, 8, 12, 16)
     multiples: tuple[float, ...] = MULTIPLES
     directions: int = 8
-    batch: int = 8
+    batch: int = BATCH
     step: float = 0.1
-    examples: int = 4000
+    examples: int = 2000
     tested: int = 2000
 
     def cell(self) -> Cell:
@@ -110,10 +110,11 @@ class Network:
                 raise
             return {"losses": None, "accuracies": None, "spreads": None}
         told = [self.rounds // 4, self.rounds // 2, self.rounds]
+        spreads: Any = history.spreads
         return {
             "losses": [short(history.losses[k]) for k in told],
             "accuracies": [short(test.metrics(history.points[k])["accuracy"]) for k in told],
-            "spreads": [short(history.spreads[k]) for k in told],
+            "spreads": [short(spreads[k]) for k in told],
         }
 
     def _clients(self, data: Dataset, first: int) -> tuple[list[Objective], Any, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from time import monotonic
@@ -29,11 +29,14 @@ from .cases import (
 )
 from .dense import Array, Dense, measure
 from .draws import Drawn, Law
-from .lockstep import FAMILIES, Lockstep
+from .lockstep import FAMILIES, Draw, Lockstep
 
 POINTS = 20  # of a curve, beside its start
 DIVERGED = 10.0  # times the start's loss
-_FORMS = {"law": (Law, 1, 15), "drawn": (Drawn, os.cpu_count() or 1, 4)}  # threads, block
+_FORMS: Mapping[str, tuple[Draw, int, int]] = {
+    "law": (Law, 1, 15),
+    "drawn": (Drawn, os.cpu_count() or 1, 4),
+}  # threads, block
 
 
 @dataclass(frozen=True)
