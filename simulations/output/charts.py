@@ -32,6 +32,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 16, 12, 46
 _INNER = (_WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM)
 _POINTS = 400
 _LOSSES = {"train_loss": "training loss", "test_loss": "test loss"}
+_SIZES = {"batch_size": "batch size", "spread": "spread between models"}
 _ACROSS: dict[str, tuple[Callable[[Sequence[float]], Axis], str]] = {
     "round": (round_axis, "rounds"),
     "total_samples": (samples_axis, "samples"),
@@ -71,7 +72,8 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
 
     Accuracy and loss, each against the uplink bytes and against the rounds; without accuracies
     the losses alone, on a logarithmic axis. Runs that differ in their batch sizes are compared at
-    equal samples before that; where a rule changed a size, the sizes are drawn too.
+    equal samples before that; where a rule changed a size, the sizes are drawn too, and the
+    spread between clients that own their models.
     """
     classified = any(math.isfinite(value) for run in runs for value in run.values("accuracy"))
     loss = "train_loss" if any(run.values("train_loss") for run in runs) else "test_loss"
@@ -84,6 +86,8 @@ def panels(runs: Sequence[Run]) -> list[Panel]:
         shown.insert(0, (measured[0] if classified else "test_loss", "total_samples"))
         if classified:
             shown.append(("test_loss", "total_samples"))
+    if any(run.values("spread") for run in runs):
+        shown.append(("spread", "round"))
     indices = colour_indices(runs)
     made = []
     for key, column in shown:
@@ -135,6 +139,8 @@ def dash(index: int) -> str:
 
 def _points(run: Run, column: str, key: str) -> Points:
     points = run.curve(column, key)
+    if key == "spread":  # none at a common start, which has no place on a logarithmic axis
+        points = [point for point in points if point[1] > 0]
     return [point for point in points if point[0] > 0] if column == "total_uplink_bytes" else points
 
 
@@ -144,8 +150,8 @@ def _panel(key: str, column: str, curves: list[Curve], *, log: bool) -> Panel:
     make, against = _ACROSS[column]
     if key == "accuracy":
         up = linear_axis("test accuracy", ys, lambda share: f"{round(100 * share, 6):g} %", most=1)
-    elif key == "batch_size":
-        up = log_axis("batch size", ys)
+    elif key in _SIZES:
+        up = log_axis(_SIZES[key], ys)
     else:
         up = loss_axis(_LOSSES[key], [curve.points for curve in curves], log=log)
     return Panel(f"{up.label.capitalize()} against {against}", make(xs), up, curves)

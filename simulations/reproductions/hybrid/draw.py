@@ -75,7 +75,8 @@ def _grid_of_steps(panels: Any, results: Results) -> None:
         axes.set(xscale="log", yscale="log", xlabel="multiple of the paper's step")
         axes.set(ylabel="train loss at T")
         axes.set_title(f"{TITLES[experiment]}, decentralized, the grid of steps", fontsize=10)
-        axes.legend(frameon=False, fontsize=8)
+        if seeds:
+            axes.legend(frameon=False, fontsize=8)
         _clean(axes)
 
 
