@@ -29,17 +29,17 @@ FLOAT, DOUBLE, INT64 = TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64
 
 
 class Tied(nn.Module):
-    """One weight in two places, one that is never used, and dropout."""
+    """One weight in two places, one that is never used, and another function in training."""
 
     def __init__(self):
         super().__init__()
         self.one, self.other, self.out = nn.Linear(36, 36), nn.Linear(36, 36), nn.Linear(36, 3)
         self.other.weight = self.one.weight
         self.unused = nn.Parameter(torch.ones(2, 2))
-        self.drop = nn.Dropout(0.5)
 
     def forward(self, inputs):
-        return self.out(self.drop(self.other(self.one(inputs.flatten(1)).tanh())))
+        hidden = self.other(self.one(inputs.flatten(1)).tanh())
+        return self.out(hidden * (2 if self.training else 1))
 
 
 MODULES = {

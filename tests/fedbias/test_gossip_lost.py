@@ -112,15 +112,16 @@ def test_a_client_that_lost_its_model(feedback):
     assert models(state, ledgers) == [4.0, 4.0]  # 0, and 4 − (−4 − 4)/2 = 8
 
 
-def test_a_server_that_forgot_a_client_which_did_not_forget():
-    """It begins at the entry all the same, without its old momentum. Kills: a newcomer with the
-    memory of another life."""
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_a_server_that_forgot_a_client_which_did_not_forget(rounds):
+    """It begins at the entry all the same, without its old momentum. Kills: a newcomer that goes on
+    from where it was."""
     state, ledgers = begun(8, 0)
-    state = forget(step(ALONE, state, ledgers, [0, 1]), [0])
-    report, ledger = answer(
-        CLIENTS[0], replace(plan_for(ALONE, state, 0), model=np.ones(1)), ledgers[0]
-    )
-    assert fb.decode(report.packet).tolist() == [0.5]  # 1 − ½·1, not 1 − ½·(8/2 + 1)
+    for _ in range(rounds):
+        state = step(ALONE, state, ledgers, [0, 1])
+    plan = replace(plan_for(ALONE, forget(state, [0]), 0), model=np.ones(1))
+    report, ledger = answer(CLIENTS[0], plan, ledgers[0])
+    assert fb.decode(report.packet).tolist() == [0.5]  # 1 − ½·1
     assert bits(ledger.memory) == bits({MODEL: np.ones(1)})
 
 

@@ -192,6 +192,7 @@ def test_a_newcomer_begins_at_the_last_mean(every):
     run = gossip(strategy, grid, START, 6, OBJECTIVES, come)
     ((number, model),) = first_plans(grid, 4)
     assert number == 3 and model.tobytes() == run.means[3 if every == 1 else 2].tobytes()
+    assert np.abs(model - START).min() > 1e-3
     assert run.records[6].models == 5 and run.state.enrolled.keys() == set(range(5))
 
 

@@ -29,7 +29,12 @@ class Mean:
 
     def __str__(self) -> str:
         """``0.704 ± 0.003``."""
-        return f"{self.value:.3f} ± {self.error:.3f}"
+        return self.told(".3f", ".3f")
+
+    def told(self, value: str, error: str, scale: float = 1.0) -> str:
+        """Both in these formats; one seed has no standard error."""
+        whole = format(scale * self.value, value)
+        return whole if math.isnan(self.error) else f"{whole} ± {scale * self.error:{error}}"
 
 
 def seeds_of(results: Results, experiment: str, by: str = "law") -> Seeds:
@@ -96,4 +101,4 @@ def verdict(ones: Sequence[float | None], others: Sequence[float | None]) -> str
 
 
 def _signed(gap: Mean) -> str:
-    return f"{gap.value:+.3f} ± {gap.error:.3f}"
+    return gap.told("+.3f", ".3f")

@@ -40,7 +40,8 @@ def _curves(axes: Axes, seeds: Seeds, form: str, way: str) -> None:
     """The mean loss of each population, two standard errors about it."""
     from ...output.charts import LIGHT
 
-    for (who, family), colour in zip(FORMS[form].items(), LIGHT[1:], strict=False):
+    widths = (3.0, 2.4, 1.8, 1.3, 0.8)  # curves that coincide are seen all the same
+    for (who, family), colour, width in zip(FORMS[form].items(), LIGHT[1:], widths, strict=False):
         place = steps_of(seeds, family)[way]
         if place is None:
             continue
@@ -51,7 +52,7 @@ def _curves(axes: Axes, seeds: Seeds, form: str, way: str) -> None:
         middle = np.array([each.value for _, each in known])
         errors = 2 * np.nan_to_num([each.error for _, each in known])
         label = f"{who} × {MULTIPLES[place]:g}" + ("" if len(known) == len(told) else ", diverges")
-        axes.plot(across, middle, color=colour, lw=1.6, label=label)
+        axes.plot(across, middle, color=colour, lw=width, label=label)
         axes.fill_between(across, middle - errors, middle + errors, color=colour, alpha=0.2, lw=0)
     axes.set(yscale="log", xlabel="step", ylabel="train loss")
     axes.legend(frameon=False, fontsize=8)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -19,55 +18,23 @@ from fedbias.turn import Turn
 
 from .cases import (
     BATCH,
-    FEW,
     FINAL,
-    MANY,
     MOMENTUM,
     MULTIPLES,
     POPULATIONS,
     RADIUS,
-    WEIGHTS,
     Examples,
     Experiment,
 )
 from .dense import Array, Dense, gradients, slopes, squared
 from .draws import Directions
+from .star import STARS, Star
 
 _STEPS = len(MULTIPLES)
 _CHUNK = 120_000  # numbers at once, so that they stay in the cache
-_LOOKS_BACK = 10  # rounds of the variances' running mean, as the library has it
-FAMILIES = (*POPULATIONS, *(f"star {name}" for name in (FEW, MANY, *WEIGHTS)))
+FAMILIES = (*POPULATIONS, *STARS)
 _TAKES_PART = ((0, 2, 3, 5, 6, 7), (1, 2, 4, 5, 6, 7))  # nodes of either kind in which families
-STAR = 5 * _STEPS  # points of the star form
 Draw = Callable[[Dense, Sequence[Turn], int, Array], Directions]
-
-
-@dataclass
-class Kind:
-    """What the star form knows of one kind of nodes.
-
-    Attributes
-    ----------
-    nodes : int
-        How many.
-    total : ndarray, shape (25, d)
-        The sum of their estimates at each point in this round.
-    squares : ndarray, shape (5,)
-        Σ‖g‖² at the points that need variances.
-    variances : ndarray, shape (5,)
-        The running mean of an estimate's variance.
-    """
-
-    nodes: int
-    total: Array
-    squares: Array
-    variances: Array
-
-    def measure(self, round: int) -> None:
-        """Take this round's Σ‖g − ḡ‖²/(n − 1) into the running mean."""
-        mean = squared(self.total[-_STEPS:]) / self.nodes
-        seen = (self.squares - mean) / (self.nodes - 1)
-        self.variances += (seen - self.variances) / min(round + 1, _LOOKS_BACK)
 
 
 class Lockstep:
@@ -101,15 +68,9 @@ class Lockstep:
         self.points = np.empty((experiment.nodes, 2 * _STEPS, self.net.dim), dtype)
         self.points[:] = start
         self._velocities = np.zeros_like(self.points)
-        self.star = np.empty((STAR, self.net.dim), dtype)
-        self.star[:] = start
-        self._buffers = np.zeros_like(self.star)
+        self.star = Star(experiment, start)
         self.round = 0
         self._rate = fb.cosine_decay(experiment.rounds, final=FINAL)
-        self._kinds = [
-            Kind(nodes, np.zeros_like(self.star), np.zeros(_STEPS), np.zeros(_STEPS))
-            for nodes in (experiment.first, experiment.zeroth)
-        ]
         self._followed = [_STEPS] * len(FAMILIES)
 
     def drop(self, diverged: Array) -> None:
@@ -136,7 +97,7 @@ class Lockstep:
         """One round of all the federations."""
         with np.errstate(all="ignore"):  # what diverges is seen when it is evaluated
             self._estimate()
-            self._move_star()
+            self.star.move(self.round, self._rate.factor(self.round + 1))
             self._match()
         self.round += 1
 
@@ -146,8 +107,7 @@ class Lockstep:
         inputs, labels = self._batches(turns)
         before = self._star_first(inputs)
         first, zeroth = self.experiment.first, range(self.experiment.first, len(turns))
-        for kind in self._kinds:
-            kind.total[:], kind.squares[:] = 0, 0
+        self.star.clear()
         for node in range(first):
             self._with_gradients(node, before[:, :, node], inputs[node], labels[node])
 
@@ -159,8 +119,8 @@ class Lockstep:
         rows = self._rows(1)
         with ThreadPoolExecutor(self._threads) as pool:
             for total, squares in pool.map(serve, zeroth[:: self._block]):
-                self._kinds[1].total[rows] += total
-                self._kinds[1].squares[: squares.size] += squares
+                self.star.kinds[1].total[rows] += total
+                self.star.kinds[1].squares[: squares.size] += squares
 
     def _batches(self, turns: Sequence[Turn]) -> tuple[Array, Array]:
         """The nodes' examples: (n, inputs + 1, b), and their labels."""
@@ -174,8 +134,8 @@ class Lockstep:
         """The star points' first layer on all the batches, shape (25, h, n, b)."""
         nodes, width, batch = inputs.shape
         flat = inputs.transpose(1, 0, 2).reshape(width, -1)
-        weights = self.net.layers(self.star)[0]
-        return (weights @ flat).reshape(STAR, -1, nodes, batch)
+        weights = self.net.layers(self.star.points)[0]
+        return (weights @ flat).reshape(len(weights), -1, nodes, batch)
 
     def _with_gradients(self, node: int, before: Array, inputs: Array, labels: Array) -> None:
         """One node's turn."""
@@ -187,11 +147,11 @@ class Lockstep:
             velocity *= self.points.dtype.type(MOMENTUM)
             velocity += found
             self.points[node, columns] -= self._scales(0)[columns, None] * velocity
-        later = self.net.layers(self.star[rows])[1:]
+        later = self.net.layers(self.star.points[rows])[1:]
         found = gradients(before[rows], later, inputs, labels)
-        self._kinds[0].total[rows] += found
+        self.star.kinds[0].total[rows] += found
         measured = self._followed[-1]
-        self._kinds[0].squares[:measured] += squared(found[len(rows) - measured :])
+        self.star.kinds[0].squares[:measured] += squared(found[len(rows) - measured :])
 
     def _without(
         self, chosen: slice, turns: Sequence[Turn], before: Array, inputs: Array, labels: Array
@@ -199,7 +159,7 @@ class Lockstep:
         """Some nodes' turns: the sums of their estimates at the star points, and of their ‖g‖²."""
         directions = self._draw(self.net, turns[chosen], self.experiment.directions, inputs[chosen])
         columns, rows, measured = self._columns(1), self._rows(1), self._followed[-1]
-        star = self.net.layers(self.star[rows])[1:]
+        star = self.net.layers(self.star.points[rows])[1:]
         found, squares = [], np.zeros(measured)
         for place, node in enumerate(range(chosen.start, chosen.stop)):
             own = [self.net.layers(self.points[node, part]) for part in columns]
@@ -237,30 +197,6 @@ class Lockstep:
         step = (1 - MOMENTUM) * self.experiment.steps[kind] * self._rate.factor(self.round)
         return (step * np.tile(MULTIPLES, 2)).astype(self.points.dtype)
 
-    # Star form ------------------------------------------------------------------------------------
-
-    def shares(self) -> Array:
-        """The weight of all nodes with gradients together at each star point, shape (25,)."""
-        first, zeroth = self._kinds
-        shares = np.full((5, _STEPS), first.nodes / self.experiment.nodes)
-        shares[0], shares[1] = 1, 0
-        shares[3] = 0.5  # each kind has a copy of the data
-        if self.round:
-            precise, vague = first.nodes / first.variances, zeroth.nodes / zeroth.variances
-            shares[4] = precise / (precise + vague)
-        return shares.reshape(-1)
-
-    def _move_star(self) -> None:
-        """Momentum as Polyak has it: the decay is inside."""
-        shares, decay = self.shares(), self._rate.factor(self.round + 1)
-        self._buffers *= self.points.dtype.type(MOMENTUM)
-        for kind, weights in zip(self._kinds, (shares, 1 - shares), strict=True):
-            self._buffers += _column(decay * weights / kind.nodes, self.star) * kind.total
-            kind.measure(self.round)
-        self.star -= (
-            _column((1 - MOMENTUM) * star_steps(self.experiment), self.star) * self._buffers
-        )
-
     # Decentralized form ---------------------------------------------------------------------------
 
     def _populations(self) -> list[tuple[int, int, slice]]:
@@ -288,13 +224,3 @@ class Lockstep:
             means.append(points.mean(axis=0))
             spreads.append(sum(squared(each - means[-1]) for each in points) / count)
         return np.concatenate(means), np.concatenate(spreads)
-
-
-def star_steps(experiment: Experiment) -> Array:
-    """η at every star point: the population's own; the hybrid's is that of the many."""
-    few, many = experiment.steps
-    return np.concatenate([base * np.array(MULTIPLES) for base in (few, many, many, many, many)])
-
-
-def _column(values: Array, like: Array) -> Array:
-    return values.astype(like.dtype)[:, None]

@@ -8,25 +8,20 @@ import math
 from ..base import Result, Results
 from .cases import (
     BATCH,
-    BOTH,
     EVALUATED,
     EXPERIMENTS,
-    FEW,
     FINAL,
-    MANY,
     MOMENTUM,
     MULTIPLES,
     PAPER,
     RADIUS,
-    WEIGHTS,
 )
-from .choices import FORMS, WHEN, Seeds, losses_of, mean, own_step, seeds_of, steps_of, verdict
+from .choices import Seeds, mean, seeds_of
 from .runs import DIVERGED
 from .tables import TITLES, network_losses, network_own, network_seeds
+from .verdicts import decentralized, star
 
 PUBLISHED = {"logistic": 500, "mlp": 1500}  # T
-_PAIRS = ((BOTH, FEW), (BOTH, MANY), (MANY, FEW))
-_STEPS = {"paper's": "at the paper's steps", "own": "each at its own step"}
 
 
 def notes(results: Results) -> list[str]:
@@ -35,8 +30,8 @@ def notes(results: Results) -> list[str]:
     present = {name: seeds for name, seeds in found.items() if seeds}
     return [
         *_done(present),
-        *(sentence for name, seeds in present.items() for sentence in _experiment(name, seeds)),
-        *(sentence for name, seeds in present.items() for sentence in _star(name, seeds)),
+        *(sentence for name, seeds in present.items() for sentence in decentralized(name, seeds)),
+        *(sentence for name, seeds in present.items() for sentence in star(name, seeds)),
         *_law(results),
         *_network(results),
     ]
@@ -76,134 +71,6 @@ def _done(found: dict[str, Seeds]) -> list[str]:
 def _counts(found: dict[str, Seeds]) -> str:
     counts = sorted({len(seeds) for seeds in found.values()})
     return " or ".join(map(str, counts))
-
-
-# Decentralized ------------------------------------------------------------------------------------
-
-
-def _experiment(name: str, seeds: Seeds) -> list[str]:
-    """The three populations, at either choice of steps."""
-    required = _required(seeds) if name == "mlp" else []
-    return [
-        *required,
-        *(_orders(name, seeds, "decentralized", way) for way in _STEPS),
-        *_spreads(name, seeds),
-        _divergent(name, seeds),
-    ]
-
-
-def _losses(seeds: Seeds, family: str, way: str) -> list[list[float | None]]:
-    place = steps_of(seeds, family)[way]
-    if place is None:
-        return [[None] * len(seeds)] * len(WHEN)
-    return losses_of(seeds, family, place)
-
-
-def _required(seeds: Seeds) -> list[str]:
-    """In (b) the hybrid shall be below few FO at T/4."""
-    words = []
-    for way, said in _STEPS.items():
-        told = verdict(_losses(seeds, BOTH, way)[0], _losses(seeds, FEW, way)[0])
-        words.append(f"{said} it is {'TRUE' if told.startswith('below') else 'NOT TRUE'}: {told}")
-    return [
-        "Expected of (b), the hybrid below few FO by more than two standard errors at T/4: "
-        f"{'; '.join(words)}."
-    ]
-
-
-def _orders(name: str, seeds: Seeds, form: str, way: str) -> str:
-    """Who is below whom at T/4, T/2 and T."""
-    members = FORMS[form]
-    words = []
-    for one, other in _PAIRS:
-        pairs = zip(
-            WHEN,
-            _losses(seeds, members[one], way),
-            _losses(seeds, members[other], way),
-            strict=True,
-        )
-        told = ", ".join(f"{when} {verdict(a, b)}" for when, a, b in pairs)
-        words.append(f"{one} against {other}: {told}")
-    return f"{TITLES[name]}, {form}, {_STEPS[way]}: {'; '.join(words)}."
-
-
-def _spreads(name: str, seeds: Seeds) -> list[str]:
-    """Whether the nodes come together, at each population's own step."""
-    words = []
-    for family in FORMS["decentralized"].values():
-        place = own_step(seeds, family)
-        if place is not None:
-            three = [
-                mean([result["families"][family]["spreads"][place][k] for result in seeds])
-                for k in (0, -1)
-            ]
-            if None not in three:
-                early, late = (each.value for each in three if each)
-                words.append(f"{family} {early:.2g} → {late:.2g}")
-    if not words:
-        return []
-    return [f"{TITLES[name]}, Γ from T/4 to T, each at its own step: {', '.join(words)}."]
-
-
-def _divergent(name: str, seeds: Seeds) -> str:
-    """Which multiples of the paper's steps are too large."""
-    words = []
-    for members in FORMS.values():
-        for family in members.values():
-            gone = [
-                f"× {multiple:g}"
-                for place, multiple in enumerate(MULTIPLES)
-                if None in losses_of(seeds, family, place)[-1]
-            ]
-            words += [f"{family} at {', '.join(gone)}"] if gone else []
-    return f"{TITLES[name]}, diverged with some seed: {'; '.join(words) or 'nobody'}."
-
-
-# Star form ----------------------------------------------------------------------------------------
-
-
-def _star(name: str, seeds: Seeds) -> list[str]:
-    """The weightings against each other and against either population alone."""
-    sentences = [_variances(name, seeds)]
-    members = FORMS["star"]
-    for way, said in _STEPS.items():
-        words = []
-        for weights in WEIGHTS:
-            losses = _losses(seeds, members[f"{BOTH}, {weights}"], way)
-            told = [
-                f"{other} {', '.join(f'{when} {verdict(a, b)}' for when, a, b in pairs)}"
-                for other in (FEW, MANY)
-                for pairs in [zip(WHEN, losses, _losses(seeds, members[other], way), strict=True)]
-            ]
-            words.append(f"{weights} weights against {'; against '.join(told)}")
-        sentences.append(
-            f"{TITLES[name]}, star form, {said}, the hybrid with {'. With '.join(words)}."
-        )
-    return sentences
-
-
-def _variances(name: str, seeds: Seeds) -> str:
-    """What the weights should do, and what weight the nodes with gradients were given."""
-    nodes, dim = seeds[0]["nodes"], seeds[0]["dim"]
-    few, many, both, best = variances(nodes[0], nodes[1], dim, seeds[0]["directions"])
-    shares = [result["families"]["star inverse variance"]["shares"][PAPER] for result in seeds]
-    told = [mean(column) for column in zip(*shares, strict=True)]
-    words = ", ".join("-" if each is None else f"{100 * each.value:.1f} %" for each in told)
-    return (
-        f"{TITLES[name]}, star form: the mean estimate's variance, in units of one FO node's, "
-        f"should be {few:.3g} with {FEW}, {many:.3g} with {MANY}, {both:.3g} with both at equal "
-        f"weights and {best:.3g} with inverse variance. Inverse variance gave all FO nodes "
-        f"together {words} of the weight at T/4, T/2 and T (paper's step)."
-    )
-
-
-def variances(
-    first: int, zeroth: int, dim: int, directions: int
-) -> tuple[float, float, float, float]:
-    """1/n_1, k/n_0, (n_1 + k·n_0)/n² and 1/(n_1 + n_0/k), k = 1 + (d + 1)/rv."""
-    ratio, nodes = 1 + (dim + 1) / directions, first + zeroth
-    equal = (first + ratio * zeroth) / nodes**2
-    return 1 / first, ratio / zeroth, equal, 1 / (first + zeroth / ratio)
 
 
 # The law and the CNN ------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ class Curves:
         """Measure; who has diverged is not followed any more."""
         shape = len(FAMILIES), len(MULTIPLES)
         means, spreads = state.mean_models()
-        points = np.concatenate([means, state.star])
+        points = np.concatenate([means, state.star.points])
         losses, accuracies = (np.full(shape, np.nan) for _ in range(2))
         for place in zip(*np.nonzero(~self._gone), strict=True):
             point = points[place[0] * len(MULTIPLES) + place[1]]
@@ -145,7 +145,7 @@ class Curves:
         self.losses.append(losses)
         self._accuracies.append(accuracies)
         self._spreads.append(np.where(self._gone[:3], np.nan, spreads.reshape(3, -1)))
-        self._shares.append(state.shares().reshape(-1, len(MULTIPLES))[-1])
+        self._shares.append(state.star.shares(state.round).reshape(-1, len(MULTIPLES))[-1])
         state.drop(self._gone)
 
     def result(self) -> dict[str, Any]:

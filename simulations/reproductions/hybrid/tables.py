@@ -56,12 +56,12 @@ def _entries(losses: Any, accuracies: Any, spreads: Any) -> list[str]:
 
 def percent(share: Mean) -> str:
     """``81.20 ± 0.31``."""
-    return f"{100 * share.value:.2f} ± {100 * share.error:.2f}"
+    return share.told(".2f", ".2f", 100)
 
 
 def human(amount: Mean) -> str:
     """``0.012 ± 0.001``, in two digits of the mean."""
-    return f"{amount.value:.2g} ± {amount.error:.1g}"
+    return amount.told(".2g", ".1g")
 
 
 def network_seeds(results: Results) -> Seeds:
