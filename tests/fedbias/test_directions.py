@@ -4,7 +4,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 import fedbias as fb
@@ -115,6 +115,8 @@ FLOAT32 = st.floats(width=32, allow_infinity=False)
     st.integers(1, 50),
     st.sampled_from([np.float32, np.float64]),
 )
+@example(5, [3.4e38], 1000, np.float32)
+@example(5, [3.4e38, -3.4e38, float("nan")], 1000, np.float32)
 def test_whatever_the_slopes(seed, slopes, dim, dtype):
     """There and back; a mean beyond float32 is infinite, and no warning. All NaN is refused.
 

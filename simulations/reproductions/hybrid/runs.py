@@ -139,7 +139,7 @@ class Curves:
             point = points[place[0] * len(MULTIPLES) + place[1]]
             losses[place], accuracies[place] = _measured(state.net, point, self._data)
         start = self.losses[0] if self.losses else losses
-        self._gone |= ~(losses <= DIVERGED * start)
+        self._gone = ~(losses <= DIVERGED * start)
         for found in (losses, accuracies):
             found[self._gone] = np.nan
         self.losses.append(losses)
