@@ -7,6 +7,7 @@ starts a process for every message, which imports all that it needs anew.
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -66,6 +67,7 @@ def benchmark(repeats: int) -> Finding:
         if "ModuleNotFoundError" not in (said := environments["edge"].facts["torch"]):
             raise ValueError(f"torch is where it should not be: {said}")
         runs: dict[str, list[Answered]] = {name: [] for name in CASES}
+        load = os.getloadavg()[0]
         for turn in range(repeats):
             for place, (name, case) in enumerate(CASES.items()):
                 _say(f"{name}, {turn + 1} of {repeats}")
@@ -81,7 +83,7 @@ def benchmark(repeats: int) -> Finding:
         }
         for name, case in CASES.items()
     }
-    return Finding(_lines(results), _notes(results, repeats), results)
+    return Finding(_lines(results), _notes(results, repeats, load), results)
 
 
 def write_task(folder: Path) -> int:
@@ -156,7 +158,7 @@ def _lines(results: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     return lines
 
 
-def _notes(results: Mapping[str, Mapping[str, Any]], repeats: int) -> list[str]:
+def _notes(results: Mapping[str, Mapping[str, Any]], repeats: int, load: float) -> list[str]:
     edge, torch, _ = results.values()
     apart = max(abs(a - b) for a, b in zip(edge["losses"], torch["losses"], strict=True))
     return [
@@ -169,7 +171,8 @@ def _notes(results: Mapping[str, Mapping[str, Any]], repeats: int) -> list[str]:
         f"{edge['most_memory'] / 2**20:.0f} MiB without torch, {torch['most_memory'] / 2**20:.0f} "
         "MiB with it), of which Flower's own imports take "
         f"{edge['flower'] / 2**20:.0f} MiB. Time: from the start of the process to its end, "
-        "imports included; the clients of a round answer at the same time.",
+        "imports included; the clients of a round answer at the same time. When the runs began the "
+        f"machine's load was {load:.1f} on {os.cpu_count()} processors.",
         f"In the first environment `import torch` says: {edge['torch']}.",
         f"The two runs of {edge['estimator']} draw the same directions: their test losses differ "
         f"by at most {apart:.1e} in any round.",

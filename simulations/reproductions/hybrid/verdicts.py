@@ -7,6 +7,7 @@ from .choices import FORMS, WHEN, Seeds, losses_of, mean, own_step, steps_of, ve
 from .tables import TITLES
 
 _PAIRS = ((BOTH, FEW), (BOTH, MANY), (MANY, FEW))
+_SAID = {"uniform": "uniform", "examples": "by examples", "inverse variance": "of inverse variance"}
 _STEPS = {"paper's": "at the paper's steps", "own": "each at its own step"}
 
 
@@ -109,7 +110,7 @@ def star(name: str, seeds: Seeds) -> list[str]:
                 for other in (FEW, MANY)
                 for pairs in [zip(WHEN, losses, _losses(seeds, members[other], way), strict=True)]
             ]
-            words.append(f"{weights} weights against {'; against '.join(told)}")
+            words.append(f"weights {_SAID[weights]} against {'; against '.join(told)}")
         sentences.append(
             f"{TITLES[name]}, star form, {said}, the hybrid with {'. With '.join(words)}."
         )
