@@ -10,6 +10,7 @@ from fedbias.compressors import Compressor, identity
 from fedbias.decay import Decay, no_decay
 from fedbias.estimators import Estimator, LocalSteps, exact
 from fedbias.feedback import Feedback, no_feedback
+from fedbias.notation import plain_numbers
 from fedbias.optimizers import Optimizer
 
 
@@ -44,6 +45,7 @@ class Algorithm:
     decay: Decay = no_decay()
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         kinds: dict[str, tuple[type, str]] = {
             "optimizer": (Optimizer, "gradient_descent(step_size=0.1)"),
             "estimator": (Estimator, "exact()"),

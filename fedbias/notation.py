@@ -27,11 +27,7 @@ def setting(name: str) -> Callable[[type[T]], type[T]]:
         check = getattr(cls, "__post_init__", None)
 
         def settle(self: Any) -> None:
-            # A numpy number would be spelled differently, and turn float32 vectors into float64.
-            for field in fields(self):
-                value = getattr(self, field.name)
-                if isinstance(value, np.generic):
-                    object.__setattr__(self, field.name, value.item())
+            plain_numbers(self)
             if check:
                 check(self)
 
@@ -44,6 +40,17 @@ def setting(name: str) -> Callable[[type[T]], type[T]]:
         return made
 
     return register
+
+
+def plain_numbers(frozen: Any) -> None:
+    """Make Python's numbers of a dataclass's numpy numbers.
+
+    These would be spelled differently, turn float32 vectors into float64, and have no JSON.
+    """
+    for field in fields(frozen):
+        value = getattr(frozen, field.name)
+        if isinstance(value, np.generic):
+            object.__setattr__(frozen, field.name, value.item())
 
 
 def spell(value: Any) -> str:

@@ -8,6 +8,7 @@ cost bytes that do not depend on the model's size, but for the first message to 
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -123,12 +124,14 @@ def whole_record(replica: Replica) -> Record:
     return {"point": dense(replica.point), _WHOLE: json.dumps({"round": replica.round})} | parts
 
 
-def steps_record(since: int, round: int, steps: Sequence[Step]) -> Record:
-    """What a replica of round ``since`` needs to be one of ``round``."""
+def steps_record(since: int, now: Replica, steps: Sequence[Step]) -> Record:
+    """What a replica of round ``since`` needs to be ``now``, and to know that it is."""
     described = [[s.round, repr(s.optimizer), list(s.weights)] for s in steps]
     packets = [bytes(packet) for step in steps for packet in step.packets]
     return {
-        _STEPS: json.dumps({"since": since, "round": round, "steps": described}),
+        _STEPS: json.dumps(
+            {"since": since, "round": now.round, "check": _check(now), "steps": described}
+        ),
         "packets": packets,
     }
 
@@ -139,7 +142,8 @@ def caught_up(record: Mapping[str, Any], replica: Replica | None) -> Replica | N
     Raises
     ------
     LostModel
-        If the record only says how to go on from a model that this client does not have.
+        If the record only says how to go on from a model that this client does not have, or the
+        steps lead elsewhere here than on the server: it draws or computes other numbers.
     ProtocolError, PacketError
         If it is not such a record.
     """
@@ -153,18 +157,25 @@ def caught_up(record: Mapping[str, Any], replica: Replica | None) -> Replica | N
         return Replica(header["round"], dense_vector(record, "point"), state)
     if _STEPS not in record:
         return None
-    since, round, steps = _steps(record)
+    since, round, check, steps = _steps(record)
     if replica is None or not since <= replica.round <= round:
         raise LostModel("this client does not have the model that the steps go on from")
     try:
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):  # looked at afterwards
-            return followed(replica, steps, round)
+            now = followed(replica, steps, round)
     except (KeyError, ValueError, ArithmeticError) as reason:
         raise ProtocolError(f"these are no steps of this model: {reason}") from None
+    if _check(now) != check:
+        raise LostModel("the steps do not lead to the server's model here: other numbers")
+    return now
 
 
-def _steps(record: Mapping[str, Any]) -> tuple[int, int, list[Step]]:
-    fields = {"since": whole(), "round": whole(), "steps": _are_steps}
+def _check(replica: Replica) -> int:
+    return zlib.crc32(replica.point.tobytes())
+
+
+def _steps(record: Mapping[str, Any]) -> tuple[int, int, int, list[Step]]:
+    fields = {"since": whole(), "round": whole(), "check": whole(), "steps": _are_steps}
     header = read_header({"header": record[_STEPS]}, fields)
     packets = _packets(record)
     if len(packets) != sum(len(weights) for _, _, weights in header["steps"]):
@@ -177,7 +188,7 @@ def _steps(record: Mapping[str, Any]) -> tuple[int, int, list[Step]]:
             steps.append(Step(number, parse(spelled, kind), tuple(map(float, weights)), taken))
     except ValueError as reason:
         raise ProtocolError(str(reason)) from None
-    return header["since"], header["round"], steps
+    return header["since"], header["round"], header["check"], steps
 
 
 def _are_steps(value: Any) -> bool:

@@ -160,7 +160,9 @@ def _gathered(
             if client in sums.applied:
                 raise ValueError(f"client {client} reported twice in round {state.round}")
             if report.kind not in kinds:
-                raise ValueError(f"nobody was asked for an estimate of the kind {report.kind!r}")
+                raise ValueError(
+                    f"nobody was asked for an estimate of the kind {report.kind[:60]!r}"
+                )
             check_directions(report.packet, kinds[report.kind].most_directions)
             radius = _radius(algorithm, state, client)
             vector, buffers = opened(report, state.round, state.point, state.buffers, radius)

@@ -49,18 +49,18 @@ class SeedBroadcast:
 
     def packets(self, state: ServerState, clients: Iterable[int]) -> dict[int, Record]:
         """For each client, what it needs to have the state's model; made once for all alike."""
-        whole = whole_record(Replica(state.round, state.point, state.optimizer))
+        now = Replica(state.round, state.point, state.optimizer)
         since = {client: self._synced.get(client, NEVER) for client in clients}
-        records = {round: self._record(round, state.round, whole) for round in set(since.values())}
+        records = {round: self._record(round, now) for round in set(since.values())}
         return {client: records[round] for client, round in since.items()}
 
-    def _record(self, since: int, round: int, whole: Record) -> Record:
-        """What leads from one round's model to another's."""
+    def _record(self, since: int, now: Replica) -> Record:
+        """What leads from one round's model to the present one, whichever way is shorter."""
         if since < self._first:
-            return whole
+            return whole_record(now)
         missed = [step for step in self._steps if step.round >= since]
-        steps = steps_record(since, round, missed)
-        return steps if size_of(steps) < size_of(whole) else whole
+        steps = steps_record(since, now, missed)
+        return steps if size_of(steps) < now.point.nbytes else whole_record(now)
 
     def close(
         self, before: ServerState, after: ServerState, came: Replies, outcome: Outcome

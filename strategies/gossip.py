@@ -198,6 +198,7 @@ class Gossip(Strategy):
         self._roster.wait(grid, 1, self.enrolment.patience)
         enrolled = {**self._running().enrolled, **self._roster.sizes}
         state = self.state = replace(self._running(), enrolled=enrolled)
+        gossip.pairs_of(self.algorithm, state)  # if a graph has no place for somebody, say so now
         asked = [c for c in gossip.asked(self.algorithm, state) if c in self._roster.nodes]
         plans = [gossip.plan_for(self.algorithm, state, client) for client in asked]
         messages, size = addressed(plans, "train.gossip", self._roster.nodes, server_round)

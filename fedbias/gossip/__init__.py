@@ -18,7 +18,7 @@ from .loop import run_gossip
 from .matchings import Matching, Pair, RandomMatching, RandomPair, random_matching, random_pair
 from .plan import GossipPlan
 from .query import ModelQuery, query_for
-from .server import GossipState, apply, asked, enter, forget, plan_for, start_of
+from .server import GossipState, apply, asked, enter, forget, pairs_of, plan_for, start_of
 from .spread import mean_and_spread
 
 __all__ = [
@@ -38,6 +38,7 @@ __all__ = [
     "forget",
     "mean_and_spread",
     "model_of",
+    "pairs_of",
     "plan_for",
     "query_for",
     "random_matching",

@@ -9,6 +9,7 @@ from fedbias.compressors import Compressor, identity
 from fedbias.decay import Decay, no_decay
 from fedbias.estimators import Estimator, exact
 from fedbias.feedback import EF21, Feedback, NoFeedback, no_feedback
+from fedbias.notation import plain_numbers
 
 from .matchings import Matching, random_matching
 
@@ -29,7 +30,8 @@ class GossipAlgorithm:
         b for estimators that draw batches; None means all the data.
     mixing : float
         Share of the way to its pair's mean that a model goes. With ``ef21()`` and a compressor that
-        loses much, 1 is too far (Koloskova, Stich and Jaggi 2019: γ).
+        loses much, 1 is too far (Koloskova, Stich and Jaggi 2019: γ): six models of ten entries
+        came apart with ``top_k(0.1)`` at 1, and together at .3.
     """
 
     estimator: Estimator = exact()
@@ -43,6 +45,7 @@ class GossipAlgorithm:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        plain_numbers(self)
         kinds: dict[str, tuple[type, str]] = {
             "estimator": (Estimator, "exact()"),
             "matching": (Matching, "random_matching()"),

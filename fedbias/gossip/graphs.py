@@ -1,4 +1,4 @@
-"""Matchings along the edges of a graph that stays the same: who can hear whom."""
+"""Matchings along the edges of a graph: who can hear whom."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from .matchings import Drawn, Pair
 class Along(Drawn):
     """A random maximal matching of a graph's edges; the clients are its nodes, in ascending order.
 
-    Edges are taken in random order while both ends are free, so a few clients may stay alone.
+    Edges are taken in random order while both ends are free, so a few clients may stay alone. The
+    graph is that of everyone who ever enrolled: a newcomer changes it, and one that no torus has a
+    place for, or that leaves an Erdős–Rényi graph in parts, ends the run with a sentence.
 
     Attributes
     ----------

@@ -176,7 +176,9 @@ def _valid(
             if client in valid:
                 raise ValueError(f"client {client} reported twice in round {state.round}")
             if report.kind not in algorithm.estimator.kinds:
-                raise ValueError(f"nobody was asked for an estimate of the kind {report.kind!r}")
+                raise ValueError(
+                    f"nobody was asked for an estimate of the kind {report.kind[:60]!r}"
+                )
             check_directions(report.packet, 0)  # a model is no combination of them
             vector, _ = opened(report, state.round, state.entry, None, None)
             if algorithm.feedback.remembers:

@@ -169,12 +169,14 @@ def _notes(results: Mapping[str, Mapping[str, Any]], repeats: int, load: float) 
         f"`edge` ({edge['packages']} packages) or `torch` ({torch['packages']}).",
         "Memory: the peak of a client's process, its median over the messages (at most "
         f"{edge['most_memory'] / 2**20:.0f} MiB without torch, {torch['most_memory'] / 2**20:.0f} "
-        "MiB with it), of which Flower's own imports take "
-        f"{edge['flower'] / 2**20:.0f} MiB. Time: from the start of the process to its end, "
-        "imports included; the clients of a round answer at the same time. When the runs began the "
-        f"machine's load was {load:.1f} on {os.cpu_count()} processors.",
+        "MiB with it). Flower's own imports take "
+        f"{edge['flower']['memory'] / 2**20:.0f} MiB of it.",
+        "Time: from the start of the process to its end, imports included, of which Flower's own "
+        f"take {edge['flower']['processor']:.2f} s of the processor time. The clients of a round "
+        f"answer at the same time; before the runs the load was {load:.1f} on {os.cpu_count()} "
+        "processors.",
         f"In the first environment `import torch` says: {edge['torch']}.",
-        f"The two runs of {edge['estimator']} draw the same directions: their test losses differ "
+        f"With {edge['estimator']} both draw the same directions: their test losses differ "
         f"by at most {apart:.1e} in any round.",
     ]
 

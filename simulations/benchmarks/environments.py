@@ -32,7 +32,7 @@ class Environment:
     folder : Path
     facts : dict
         ``installed`` bytes, number of ``packages``, ``versions`` of some, what ``import torch``
-        says there, and the peak memory of a process that imports ``flower`` alone.
+        says there, and what a process takes that imports ``flower`` alone: see :mod:`.probe`.
     """
 
     folder: Path
@@ -60,7 +60,7 @@ class Environment:
             "packages": len(versions),
             "versions": {name: versions[name] for name in _SHOWN if name in versions},
             "torch": (torch.stdout or torch.stderr).strip().splitlines()[-1],
-            "flower": _peak(folder, python, *_FLOWER),
+            "flower": _probed(folder / "flower.jsonl", python, *_FLOWER),
         }
         return cls(folder, facts)
 
@@ -69,8 +69,8 @@ def _said(python: Path, program: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([python, "-I", "-c", program], capture_output=True, text=True)
 
 
-def _peak(folder: Path, *command: str | Path) -> float:
-    """The peak memory of a command."""
-    log = folder / "peak.jsonl"
+def _probed(log: Path, *command: str | Path) -> dict[str, float]:
+    """What a command takes: see :mod:`.probe`."""
     subprocess.run([sys.executable, Path(probe.__file__), log, *command], check=True)
-    return float(json.loads(log.read_text())["memory"])
+    found: dict[str, float] = json.loads(log.read_text())
+    return found

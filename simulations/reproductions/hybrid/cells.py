@@ -19,7 +19,7 @@ from .runs import POINTS, Setup
 from .tables import table
 
 TASKS = ("fashion-mnist", "mnist")
-DRAWN = 0.1  # of the rounds, with directions that are really drawn
+DRAWN = 0.05  # of the rounds, with directions that are really drawn
 NETWORK_SEEDS, NETWORK_ROUNDS = (0, 1), 32
 SMALL = {
     "logistic": ("law", Experiment((), 3, 6, 4, (0.01, 0.01), POINTS)),

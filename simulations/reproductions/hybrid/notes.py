@@ -46,8 +46,9 @@ def _done(found: dict[str, Seeds]) -> list[str]:
     told = ", ".join(f"{TITLES[name]} T = {seeds[0]['rounds']}" for name, seeds in found.items())
     paper = ", ".join(f"{TITLES[name]} {PUBLISHED[name]}" for name in found)
     return [
-        f"{next(iter(found.values()))[0]['task']}. {told} (the paper's: {paper}; less is for time). Two copies "
-        "of the training data, one split iid over the nodes with gradients (FO), one over those "
+        f"{next(iter(found.values()))[0]['task']}. {told} (the paper's: {paper}; less is for "
+        "time). Two copies of the training data, one split iid over the nodes with gradients (FO), "
+        "one over those "
         f"without (ZO); means ± standard errors over {_counts(found)} seeds. Losses are the mean "
         f"model's on the first {EVALUATED:,} training examples, accuracies on all the test data, "
         "Γ is the mean squared distance of the nodes' models from their mean. "
