@@ -146,7 +146,9 @@ class Gossip(Strategy):
             (round, arrays) → MetricRecord or None: evaluation of the mean model, at the start and
             in rounds that evaluate.
         resume : Checkpoint, optional
-            Where an earlier run stopped; ``initial_arrays`` then only names the parameters. To
+            Where an earlier run stopped; ``initial_arrays`` then only names the parameters. The
+            clients go on only where their contexts were kept, too: elsewhere they have lost their
+            models, and begin at the last mean. To
             prolong a finished run is not the same as a longer run for clients that begin later:
             its last round evaluated in any case.
         on_round : callable, optional

@@ -76,8 +76,9 @@ class TwoPoint(_Slopes):
     quadratics, by at most (ν/2)·L·(d+3)^{3/2} for an L-smooth loss (Nesterov and Spokoiny 2017;
     :func:`fedbias.theory.difference_bias`). The forward difference also has (ν/2)·uᵀ∇²F·u in every
     slope, which spreads the estimates; in the central one it cancels. NOT guaranteed: anything
-    below the loss's own rounding ε|F|, which counts as ε|F|/ν in every slope.
-    Directions whose loss is not finite are left out and counted. Slopes are rounded to float32. The
+    below the loss's own rounding ε|F|, which counts as ε|F|/ν in every slope; with a radius below
+    the point's rounding all slopes are 0. Directions whose loss is not finite are left out and
+    counted, which biases what is left. Slopes are rounded to float32. The
     loss that is reported is F(x); for central differences F_ν(x), as far as the directions show it.
     """
 

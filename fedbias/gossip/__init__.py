@@ -6,7 +6,7 @@
     pair i, j  X_i, X_j ← (X'_i + X'_j)/2                     if both models arrived
     others     X_i ← X'_i
 
-The server draws the pairs and relays what they send each other; it keeps no model. A client hears
+The server draws the pairs and relays what they send each other; it has no model of its own. A client hears
 of its partner's model with its next plan, and settles then: exactly once, as in the star form
 (:mod:`fedbias.ledger`).
 """
