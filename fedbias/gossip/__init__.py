@@ -6,9 +6,9 @@
     pair i, j  X_i, X_j ← (X'_i + X'_j)/2                     if both models arrived
     others     X_i ← X'_i
 
-The server draws the pairs and relays what they send each other; it has no model of its own. A client hears
-of its partner's model with its next plan, and settles then: exactly once, as in the star form
-(:mod:`fedbias.ledger`).
+The server draws the pairs and relays what they send each other; it has no model of its own. A
+client hears of its partner's model with its next plan, and settles then: exactly once, as in the
+star form (:mod:`fedbias.ledger`).
 """
 
 from .algorithm import GossipAlgorithm

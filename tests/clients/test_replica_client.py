@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from flwr.app import ConfigRecord, Context, Message, RecordDict
+from flwr.app import Array, ConfigRecord, Context, Message, RecordDict
 from flwr.common.serde import config_record_from_proto, config_record_to_proto
 
 import fedbias as fb
@@ -56,8 +56,14 @@ def whole(replica=START, **changes):
     return record_of(plan, whole_record(replica))
 
 
-def steps(since, round, *taken, **changes):
-    return record_of(replace(PLAN, round=round, **changes), steps_record(since, round, taken))
+def end(round):
+    """Where step(3), step(4), … lead."""
+    return followed(START, map(step, range(START.round, round)), round)
+
+
+def steps(since, round, *taken, now=None, **changes):
+    plan = replace(PLAN, round=round, **changes)
+    return record_of(plan, steps_record(since, now or end(round), taken))
 
 
 def ask(context, record, app=None):
@@ -119,7 +125,7 @@ def test_the_copy_lives_in_the_context(optimizer, dtype):
         packets = tuple(replace(packet, dtype=np.dtype(dtype)) for packet in step(round).packets)
         taken = replace(step(round, optimizer), packets=packets)
         expected = followed(replica, [taken], round + 1)
-        plan = plan_of(steps(round, round + 1, taken), context)
+        plan = plan_of(steps(round, round + 1, taken, now=expected), context)
         same(plan.point, expected.point)
         assert plan.round == round + 1 and not np.array_equal(plan.point, replica.point)
         replica = expected
@@ -206,6 +212,25 @@ def test_a_client_without_the_model_says_so():
     assert refusal(ask(context, steps(7, 8, step(7))), LOST_MODEL) == says
     assert refusal(ask(context, steps(3, 5, step(3), step(4))), LOST_MODEL) == says
     assert state_of(context) == before
+
+
+def test_a_copy_that_is_another_model():
+    """An ulp beside it: the client says so, the copy stays, and the model puts it right.
+
+    Kills: a copy that goes on beside the server's model.
+    """
+    context, clean = node(), node()
+    for each in (context, clean):
+        told(ask(each, whole()))
+    kept = context.state["fedbias.model"]
+    kept["point"] = Array(np.nextafter(kept["point"].numpy(), 9))
+    before = state_of(context)
+    assert refusal(ask(context, steps(3, 4, step(3))), LOST_MODEL) == (
+        "the steps do not lead to the server's model here: other numbers"
+    )
+    assert state_of(context) == before
+    assert told(ask(context, whole(end(4)))) == told(ask(clean, steps(3, 4, step(3))))
+    assert state_of(context) == state_of(clean)
 
 
 def spoilt(record, **changes):

@@ -233,6 +233,7 @@ def many(count, dim=6):
 LIES = {
     "another kind": ({"kind": "hvp"}, "nobody was asked for an estimate of the kind 'hvp'"),
     "no kind": ({"kind": ""}, "nobody was asked for an estimate of the kind ''"),
+    "a kind without end": ({"kind": "x" * 99}, f"an estimate of the kind '{'x' * 60}'"),
     "too many directions": ({"packet": many(6)}, "names 6 directions, not at most 5"),
     "more than its kind has": (
         {"packet": many(4), "kind": "directional"},

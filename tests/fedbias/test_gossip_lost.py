@@ -126,15 +126,28 @@ def test_a_server_that_forgot_a_client_which_did_not_forget(rounds):
 
 
 def test_an_old_plan_does_no_harm():
-    """One of a round that is over: it is refused, and nothing was changed."""
+    """The first one comes again, with its model: it is refused, and nothing was changed, whether
+    the last step's fate is known to the client or not.
+
+    Kills: a model that is set back to the start, a look at one of the two rounds alone.
+    """
     state, ledgers = begun(8, 0)
-    old = plan_for(ALONE, state, 0, begun=True)
-    state = step(ALONE, state, ledgers, [0, 1])
-    state = step(ALONE, state, ledgers, [0, 1])
-    kept = ledgers[0]
-    with pytest.raises(LostModel):
-        answer(CLIENTS[0], old, kept)
-    assert models(state, ledgers) == models(state, [kept, ledgers[1]])
+    old = plan_for(ALONE, state, 0)
+    assert old.model.item() == 0 and old.round == 0
+    for _ in range(2):
+        state = step(ALONE, state, ledgers, [0, 1])
+    waiting, seen = ledgers[0], models(state, ledgers)
+    known = settled(waiting, state.acknowledged[0], state.relays[0], 1.0)
+    rounds = [(ledger.applied, ledger.pending_round) for ledger in (waiting, known)]
+    assert rounds == [(0, 1), (1, NEVER)]
+    for ledger in (waiting, known):
+        memory, pending = bits(ledger.memory), bits(ledger.pending)
+        for plan in (old, replace(old, model=None)):
+            with pytest.raises(ValueError) as caught:
+                answer(CLIENTS[0], plan, ledger)
+            assert str(caught.value) == "the plan of round 0 comes too late: it is over"
+        assert (bits(ledger.memory), bits(ledger.pending)) == (memory, pending)
+    assert models(state, ledgers) == seen
 
 
 def test_a_model_is_seen_and_nothing_changes():

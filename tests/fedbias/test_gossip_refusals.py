@@ -157,6 +157,7 @@ def reported(client, **changes):
         ({"loss": float("nan")}, "1 examples with a loss of nan"),
         ({"kind": "loss"}, "nobody was asked for an estimate of the kind 'loss'"),
         ({"kind": ""}, "nobody was asked for an estimate of the kind ''"),
+        ({"kind": "x" * 99}, f"an estimate of the kind '{'x' * 60}'"),
         ({"packet": fb.identity().encode(np.ones(2))}, "expected a vector of dim 1"),
         ({"packet": fb.identity().encode(np.ones(1, np.float32))}, "dtype float32, not float64"),
         (
@@ -233,3 +234,38 @@ def test_a_loss_that_is_not_finite_along_some_directions():
     (outcome,) = history.outcomes
     assert outcome.applied == (0, 1) and 8 <= outcome.dropped <= 24  # 16 ± 2.8, 32 draws of 1/2
     assert outcome.computed == 2 * 17 * 2 and np.isfinite(history.points).all()
+
+
+def test_numpys_numbers_are_pythons():
+    """The same bits and the same plans, also for float32 models. Kills: a mixing that makes float64
+    of them, a plan without a JSON.
+    """
+    objectives = fb.LeastSquares.random(5, 10, 0, clients=4).objectives
+    starts = [np.linspace(-1, k, 5, dtype=np.float32) for k in range(4)]
+    numpys = {
+        "step_size": np.float32(0.1),
+        "mixing": np.float64(0.5),
+        "seed": np.int64(7),
+        "batch_size": np.int64(3),
+    }
+    pythons = {"step_size": float(np.float32(0.1)), "mixing": 0.5, "seed": 7, "batch_size": 3}
+    runs = [
+        fb.run_gossip(
+            *(objectives, starts, 5),
+            estimator=fb.minibatch(),
+            matching=fb.random_matching(),
+            **settings,
+        )
+        for settings in (numpys, pythons)
+    ]
+    one, other = runs
+    assert one.points.dtype == np.float32 and one.points.tobytes() == other.points.tobytes()
+    assert one.spreads.tobytes() == other.spreads.tobytes()
+    for mine, theirs in zip(one.memories, other.memories, strict=True):
+        assert mine[MODEL].dtype == np.float32 and mine[MODEL].tobytes() == theirs[MODEL].tobytes()
+    state = GossipState(starts[0], enrolled=dict.fromkeys(range(4), 9))
+    mine, theirs = (GossipAlgorithm(fb.minibatch(), **each) for each in (numpys, pythons))
+    assert plan_for(mine, state, 0).header() == plan_for(theirs, state, 0).header()
+    assert {name: type(getattr(mine, name)) for name in numpys} == {
+        name: type(value) for name, value in pythons.items()
+    }

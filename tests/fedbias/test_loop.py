@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 
 import fedbias as fb
+from fedbias.algorithm import Algorithm
+from fedbias.server import plan_for
+from fedbias.state import ServerState
 
 PROBLEM = fb.LeastSquares.random(4, 10, 0, clients=3)
 START = np.linspace(-1, 2, 4)
@@ -294,3 +297,16 @@ def test_nobody_at_all():
     for settings in ({}, {"feedback": fb.differential(preset)}):
         with pytest.raises(ValueError, match="objectives must hold at least one client"):
             fb.run([], optimizer, START, 1, **settings)
+
+
+def test_numpys_numbers_are_pythons():
+    """The same bits and the same plans. Kills: a plan without a JSON."""
+    numpys = {"seed": np.int64(7), "batch_size": np.int64(3), "minimum_replies": np.int64(2)}
+    pythons = {"seed": 7, "batch_size": 3, "minimum_replies": 2}
+    one, other = (run(estimator=fb.minibatch(), **each) for each in (numpys, pythons))
+    assert one.points.tobytes() == other.points.tobytes()
+    plans = [
+        plan_for(Algorithm(DESCENT, fb.minibatch(), **each), ServerState(START), 0)
+        for each in (numpys, pythons)
+    ]
+    assert plans[0].header() == plans[1].header()

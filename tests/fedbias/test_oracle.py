@@ -12,8 +12,8 @@ from fedbias.client import respond
 from fedbias.ledger import Ledger
 from fedbias.objectives import Statistics
 from fedbias.problems import GemanMcClure, Squares, noisy
-from fedbias.rounds import Plan, Report
 from fedbias.randomness import Purpose
+from fedbias.rounds import Plan, Report
 from fedbias.turn import Turn
 from fedbias.vectors import squared_norm
 from tests.tools.adaptive_runs import PROBLEM, START

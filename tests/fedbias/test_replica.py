@@ -2,6 +2,8 @@
 
 import json
 from dataclasses import replace
+from unittest import mock
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -79,6 +81,11 @@ def same(replica, state):
         assert replica.optimizer[name].tobytes() == vector.tobytes()
 
 
+def held(state):
+    """What a client that is in step holds."""
+    return Replica(state.round, state.point, state.optimizer)
+
+
 def sent(record):
     """The record as it comes out of a message: nothing in it is Python's own."""
     text = {name: json.loads(json.dumps(p)) for name, p in record.items() if isinstance(p, str)}
@@ -133,12 +140,12 @@ def test_the_clients_steps_are_the_servers(optimizer, case, dtype):
     ):
         step = [step_of(algorithm, before, after, applied)] if applied else []
         steps += step
-        each = caught_up(sent(steps_record(before.round, after.round, step)), each)
+        each = caught_up(sent(steps_record(before.round, held(after), step)), each)
         same(each, after)
         if before.round == 3:
             behind = each
     assert len(steps) == 9 and not np.array_equal(each.point, start.point)
-    record = steps_record(0, len(silent), steps)
+    record = steps_record(0, held(after), steps)
     for replica in (start, behind, each):  # whatever each of them has taken already
         same(caught_up(sent(record), replica), after)
     if case == "decay":
@@ -155,7 +162,7 @@ def test_dropped_directions_are_dropped_again():
     for before, after, applied in played(algorithm, objectives, replica.point, 3):
         assert sum(report.dropped for report in applied.values()) > 0
         step = step_of(algorithm, before, after, applied)
-        replica = caught_up(steps_record(before.round, after.round, [step]), replica)
+        replica = caught_up(steps_record(before.round, held(after), [step]), replica)
         same(replica, after)
 
 
@@ -254,7 +261,8 @@ STEPS = [
     Step(4, fb.heavy_ball(0.25, 0.25), (3.0,), PACKETS[2:]),
 ]
 AT = Replica(2, POINT, {"velocity": POINT / 3})
-GOOD = steps_record(2, 5, STEPS)
+END = followed(AT, STEPS, 5)
+GOOD = steps_record(2, END, STEPS)
 
 
 def test_a_whole_replica_there_and_back():
@@ -271,7 +279,7 @@ def test_a_whole_replica_there_and_back():
 def test_a_record_of_steps_by_hand():
     """Kills: a packet or a header field more than is needed."""
     assert {
-        "steps": '{"since": 2, "round": 5, "steps": '
+        "steps": f'{{"since": 2, "round": 5, "check": {crc32(END.point.tobytes())}, "steps": '
         '[[2, "heavy_ball(step_size=0.5, beta=0.25)", [1.0, 0.1]], '
         '[4, "heavy_ball(step_size=0.25, beta=0.25)", [3.0]]]}',
         "packets": [bytes(packet) for packet in PACKETS],
@@ -281,12 +289,12 @@ def test_a_record_of_steps_by_hand():
 def test_steps_that_were_taken_are_not_taken_again():
     """Kills: a repeated plan that moves the model once more, or an interval too few or too many."""
     whole = caught_up(GOOD, AT)
-    same(whole, followed(AT, STEPS, 5))
+    same(whole, END)
     for between in (3, 4):
         at = followed(AT, STEPS[:1], between)
         same(caught_up(GOOD, at), whole)
     assert caught_up(GOOD, whole).point.tobytes() == whole.point.tobytes()
-    nothing = steps_record(5, 6, [])
+    nothing = steps_record(5, replace(whole, round=6), [])
     same(caught_up(nothing, whole), replace(whole, round=6))
 
 
@@ -295,6 +303,36 @@ def test_without_the_model_before_it_the_record_is_of_no_use():
     for other in (None, replace(AT, round=1), replace(AT, round=6)):
         with pytest.raises(LostModel, match="does not have the model that the steps go on from"):
             caught_up(GOOD, other)
+
+
+ELSEWHERE = "the steps do not lead to the server's model here: other numbers"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(END, point=np.nextafter(END.point, 9)),
+        replace(END, point=END.point.astype(np.float32).astype(float)),
+        replace(AT, point=np.nextafter(POINT, 9)),
+        replace(AT, optimizer={"velocity": POINT / 2}),
+        followed(AT, STEPS[1:], 5),
+    ],
+    ids=["an ulp", "rounded", "an ulp before the steps", "another velocity", "a step too few"],
+)
+def test_another_model_of_the_right_round(other):
+    """Kills: a client that goes on beside the server, a check of another point or of half of it."""
+    assert followed(other, STEPS, 5).point.tobytes() != END.point.tobytes()
+    with pytest.raises(LostModel) as caught:
+        caught_up(GOOD, other)
+    assert str(caught.value) == ELSEWHERE
+
+
+def test_a_zero_of_the_other_sign_is_another_model():
+    """Bit for bit, where no step remains. Kills: a check of the values."""
+    record = steps_record(2, AT, [])
+    same(caught_up(record, AT), AT)
+    with pytest.raises(LostModel, match=ELSEWHERE):
+        caught_up(record, replace(AT, point=POINT + 0.0))
 
 
 def test_a_plan_with_its_own_model_says_nothing_of_steps():
@@ -317,6 +355,8 @@ MALFORMED = {
     "a number": (GOOD | {"steps": 5}, "no JSON header"),
     "another field": (header(x=1), "must have the fields"),
     "no round": (header(round=None), "round cannot be"),
+    "no check": (header(check=None), "check cannot be"),
+    "a check that is text": (header(check="1"), "check cannot be"),
     "a negative round": (header(since=-1), "since cannot be"),
     "steps that are text": (header(steps="abc"), "steps cannot be"),
     "a step that is a number": (header(steps=[7]), "steps cannot be"),
@@ -384,11 +424,19 @@ def test_a_state_that_no_server_has(optimizer, value):
     names = ("velocity", "previous", "descended", "squares", "count", "first", "second")
     for length in (1, 2, 3):
         state = {name: np.full(length, value) for name in names}
-        record = steps_record(2, 3, [Step(2, optimizer, (1.0, 2.0), PACKETS[:2])])
+        at, steps = replace(AT, optimizer=state), [Step(2, optimizer, (1.0, 2.0), PACKETS[:2])]
         try:
-            found = caught_up(record, replace(AT, optimizer=state))
+            with np.errstate(all="ignore"):
+                end = followed(at, steps, 3)
+        except (KeyError, ValueError, ArithmeticError):
+            end = None  # there is no such model
+        record = steps_record(2, end or Replica(3, POINT), steps)
+        try:
+            found = caught_up(record, at)
         except (ProtocolError, PacketError):
+            assert end is None
             continue
+        same(found, end)
         assert np.isfinite(found.point).all()
 
 
@@ -405,7 +453,11 @@ PART = st.binary(max_size=40) | st.sampled_from(
 @settings(max_examples=200)
 @given(
     header=st.fixed_dictionaries(
-        {"since": st.integers(0, 3) | JSON, "round": st.integers(0, 6) | JSON},
+        {
+            "since": st.integers(0, 3) | JSON,
+            "round": st.integers(0, 6) | JSON,
+            "check": st.just(0) | JSON,
+        },
         optional={"steps": st.lists(STEP, max_size=2) | JSON, "more": JSON},
     ),
     packets=st.lists(PART, max_size=4) | PART | JSON,
@@ -415,13 +467,14 @@ PART = st.binary(max_size=40) | st.sampled_from(
 def test_whatever_comes_a_client_lives(header, packets, whole, vectors):
     """200 records of all sorts: an error of the protocol, or a model that is finite or was sent.
 
-    Kills: an OverflowError, a TypeError, a warning of numpy's.
+    The check passes where it is 0. Kills: an OverflowError, a TypeError, a warning of numpy's.
     """
     record = vectors | {"steps": json.dumps(header), "packets": packets}
     if whole is not None:
         record["replica"] = json.dumps(whole)
     try:
-        found = caught_up(record, AT)
+        with mock.patch("fedbias.replica._check", lambda replica: 0):
+            found = caught_up(record, AT)
     except (ProtocolError, PacketError, LostModel):
         return
     assert found is not None and (whole is not None or np.isfinite(found.point).all())
@@ -429,7 +482,10 @@ def test_whatever_comes_a_client_lives(header, packets, whole, vectors):
 
 @given(st.data())
 def test_a_record_with_one_byte_changed(data):
-    """Kills: a packet or a header that is believed without being looked at."""
+    """It is refused, or leads to the same model.
+
+    Kills: a packet or a header that is believed without being looked at.
+    """
     record = dict(GOOD)
     if data.draw(st.booleans()):
         text = bytearray(GOOD["steps"].encode())
@@ -448,4 +504,4 @@ def test_a_record_with_one_byte_changed(data):
         found = caught_up(record, AT)
     except (ProtocolError, PacketError, LostModel):
         return
-    assert np.isfinite(found.point).all()
+    assert found.point.tobytes() == END.point.tobytes()

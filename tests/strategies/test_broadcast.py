@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from clients.memory import load_ledger
 from fedbias.algorithm import Algorithm
 from fedbias.directions import combination
 from fedbias.ledger import LOST_MODEL, NEVER, settle
-from fedbias.replica import caught_up
+from fedbias.replica import Replica, Step, caught_up, steps_record, whole_record
 from fedbias.state import Outcome, ServerState
 from simulations import LossyGrid
 from strategies import FedBias, load_checkpoint, save_checkpoint
@@ -311,7 +312,7 @@ def test_the_bytes_of_a_round_by_hand():
     packet = 10 + 12 + 3 * 4 + 4  # head, seed and count, slopes, checksum
     model = 10 + 8 * 500 + 4 + len('{"round": 0}')
     steps = [
-        f'{{"since": {k}, "round": {k + 1}, "steps": '
+        f'{{"since": {k}, "round": {k + 1}, "check": {crc32(run.points[k + 1].tobytes())}, "steps": '
         f'[[{k}, "gradient_descent(step_size=0.25)", [1.0, 1.0]]]}}'
         for k in range(2)
     ]
@@ -322,8 +323,22 @@ def test_the_bytes_of_a_round_by_hand():
     ]
 
 
+def digits(grid, k):
+    """Of the checks that were sent in a round: as many as the number happens to have."""
+    texts = [
+        message.content["fedbias"]["steps"]
+        for message, _ in grid.sent
+        if message.metadata.message_type == "train" and "steps" in message.content["fedbias"]
+    ]
+    steps = [json.loads(text) for text in texts]
+    return sum(len(str(step["check"])) for step in steps if step["round"] == k)
+
+
 def test_after_the_first_round_bytes_do_not_depend_on_the_dim():
-    """d = 100 and d = 10000. Kills: anything of the model's size, in either direction."""
+    """d = 100 and d = 10000, but for how many digits a checksum has.
+
+    Kills: anything of the model's size, in either direction.
+    """
     runs = []
     for dim in (100, 10_000):
         grid = grid_of([rolling(dim) for _ in range(4)])
@@ -335,7 +350,12 @@ def test_after_the_first_round_bytes_do_not_depend_on_the_dim():
         kinds = told(grid)
         assert all(kinds[k, c] == ("model" if k == first[c] else "steps") for k, c in kinds)
         later = range(max(first.values()) + 2, 10)
-        runs.append([(run.records[k].downlink_bytes, run.records[k].uplink_bytes) for k in later])
+        runs.append(
+            [
+                (run.records[k].downlink_bytes - digits(grid, k - 1), run.records[k].uplink_bytes)
+                for k in later
+            ]
+        )
     assert runs[0] == runs[1] and len(runs[0]) > 5
     assert max(down for down, _ in runs[0]) < 2000
 
@@ -343,14 +363,18 @@ def test_after_the_first_round_bytes_do_not_depend_on_the_dim():
 # Who is sent what ---------------------------------------------------------------------------------
 
 
-def packets_of(estimates):
-    return tuple(combination(k, np.float32([1.0, 1.0]), 20, float) for k in range(estimates))
+def packets_of(estimates, slopes=2):
+    return tuple(combination(k, np.ones(slopes, np.float32), 20, float) for k in range(estimates))
 
 
 class Talk:
-    """A SeedBroadcast and the rounds it hears of; 20 entries are 160 bytes, a packet has 34."""
+    """A SeedBroadcast and the rounds it hears of.
 
-    def __init__(self, start=0, optimizer=LINE, dim=20):
+    20 entries are 160 bytes, and a packet of two slopes has 34.
+    """
+
+    def __init__(self, start=0, optimizer=LINE, dim=20, slopes=2):
+        self.slopes = slopes
         self.algorithm = Algorithm(optimizer, ONE)
         self.state = ServerState(np.zeros(dim), start)
         self.broadcast = SeedBroadcast(self.algorithm, self.state)
@@ -361,7 +385,7 @@ class Talk:
         heard = [client for client in clients if client not in silent]
         reports = [
             fb.Report(before.round, client, packet, 3, 0.0, 1)
-            for client, packet in zip(heard, packets_of(len(heard)), strict=True)
+            for client, packet in zip(heard, packets_of(len(heard), self.slopes), strict=True)
         ]
         came = Replies(reports=reports, lost_models=list(lost_models))
         outcome = Outcome(applied=tuple(heard) if applied else ())
@@ -400,32 +424,58 @@ def test_a_round_without_a_step():
 
 
 def test_steps_longer_than_the_model_are_not_sent():
-    """A plan of four packets and their text is longer than 160 bytes and the model's header.
-
-    Kills: a client that is sent more than the model.
+    """A plan of four packets and their text is longer than the 160 bytes of 20 entries, however
+    much state an optimizer has. Kills: a client that is sent more than the model.
     """
-    talk = Talk()
-    talk.round(0)
-    assert talk.says(0) == [[0]]
-    talk.round(1, 2, 3)
-    whole = talk.broadcast.packets(talk.state, [9])[9]
-    assert size_of(whole) == 174 + len('{"round": 2}')
-    assert talk.says(0, 1) == ["model", "model"]  # 4·34 and 3·34 bytes, with their text
-    assert 3 * 34 + len(json.dumps({"since": 1, "round": 2, "steps": []})) < 174
-    talk = Talk(optimizer=fb.adam(0.02))
-    talk.state = replace(talk.state, optimizer={"first": np.zeros(20), "second": np.zeros(20)})
-    talk.round(0)
-    talk.round(1, 2, 3)
-    assert talk.says(0, 1) == [[0, 1], [1]]  # the model would bring two vectors more
+    for state in ({}, {"first": np.zeros(20), "second": np.zeros(20)}):
+        talk = Talk()
+        talk.state = replace(talk.state, optimizer=state)
+        talk.round(0)
+        assert talk.says(0) == [[0]]
+        talk.round(1, 2, 3)
+        assert talk.says(0, 1) == ["model", "model"]  # 4·34 and 3·34 bytes, with their text
+        assert 3 * 34 + len(json.dumps({"since": 1, "round": 2, "steps": []})) < 160
+
+
+def test_steps_are_sent_where_they_are_shorter_than_the_models_bytes():
+    """Models of 17 to 29 entries, and texts of any length: by a byte either way.
+
+    Kills: steps as long as the model, a look at the headers of both.
+    """
+    seen = set()
+    for dim in range(17, 30):
+        for decimals in range(1, 9):
+            talk = Talk(optimizer=fb.gradient_descent(float("0." + "1" * decimals)), dim=dim)
+            talk.round(0)
+            now = Replica(1, talk.state.point)
+            step = Step(0, talk.algorithm.optimizer, (1.0,), packets_of(1))
+            beyond = size_of(steps_record(0, now, [step])) - 8 * dim
+            assert talk.says(0) == (["model"] if beyond >= 0 else [[0]])
+            seen.add(beyond)
+    assert {-1, 0, 1} <= seen
+
+
+def test_the_model_is_coded_where_somebody_needs_it(monkeypatch):
+    """And once for all of them. Kills: a model that is coded in every round."""
+    coded = []
+
+    def watched(replica):
+        coded.append(replica.round)
+        return whole_record(replica)
+
+    monkeypatch.setattr("strategies.broadcast.whole_record", watched)
+    talk = Talk(dim=40)
+    assert talk.says(0, 1, 2) == ["model"] * 3 and coded == [0]
+    talk.round(0, 1)
+    assert talk.says(0, 1) == [[0], [0]] and coded == [0]
+    assert talk.says(0, 2, 3) == [[0], "model", "model"] and coded == [0, 1]
 
 
 def test_steps_are_forgotten_once_they_are_longer_than_the_model():
-    """160 bytes hold four packets. Kills: a memory that grows with the rounds, a client that is
-    told a part of what it missed.
+    """3600 bytes hold four packets of 826. Kills: a memory that grows with the rounds, a client
+    that is told a part of what it missed.
     """
-    big = {"first": np.zeros(400)}  # whoever can be told steps is
-    talk = Talk()
-    talk.state = replace(talk.state, optimizer=big)
+    talk = Talk(dim=450, slopes=200)
     talk.round(*range(5))
     assert talk.says(0) == ["model"]  # five packets of one round are too many already
     for k in range(1, 9):
@@ -433,18 +483,9 @@ def test_steps_are_forgotten_once_they_are_longer_than_the_model():
     assert talk.says(8, 7, 6, 5) == [[8], [7, 8], "model", "model"]
     held = talk.broadcast._steps
     assert [step.round for step in held] == [7, 8]
-    assert sum(step.wire_bytes for step in held) == 4 * 34 <= talk.state.point.nbytes
+    assert sum(step.wire_bytes for step in held) == 4 * 826 <= talk.state.point.nbytes
     talk.round(0)
     assert talk.says(0, 8, 7) == [[9], [8, 9], "model"]
-
-
-def test_a_model_that_just_holds_its_steps():
-    """17·8 = 136 = 4·34 bytes. Kills: a step that is forgotten one too early."""
-    talk = Talk()
-    talk.state = replace(talk.state, point=np.zeros(17), optimizer={"first": np.zeros(400)})
-    talk.round(0, 1)
-    talk.round(2, 3)
-    assert talk.says(0, 2) == [[0, 1], [1]]
 
 
 def test_who_lost_the_model_is_sent_it():
@@ -563,6 +604,39 @@ def test_a_client_that_lost_its_model_is_sent_it_again(optimizer, warned):
         seed=6,
     )
     assert strategy.state.point.tobytes() == loop.points[-1].tobytes()
+
+
+@pytest.mark.parametrize("optimizer", [LINE, fb.heavy_ball(0.01, 0.3)], ids=lambda o: o.name)
+def test_a_client_whose_model_is_another_is_sent_the_servers(optimizer, warned):
+    """Client 2's copy is an ulp beside it after round 4: it says so in round 5, and is sent the
+    model in round 6. Kills: replies from another point than the server's, a client that is lost.
+    """
+    grid = grid_of(LOSSES)
+    strategy = FedBias(optimizer, ONE, broadcast="seeds", seed=6, minimum_clients=6)
+    records, points = [], []
+
+    def nudge(record, checkpoint):
+        records.append(record)
+        points.append(checkpoint.state.point)
+        if record.round == 4:
+            kept = grid.contexts[3].state["fedbias.model"]
+            kept["point"] = Array(np.nextafter(kept["point"].numpy(), 9))
+
+    strategy.start(grid, named(np.linspace(-1, 1, DIM)), 9, on_round=nudge)
+    assert [(r.applied, r.refused) for r in records[1:]] == [*[(6, 0)] * 4, (5, 1), *[(6, 0)] * 4]
+    assert warned() == [
+        "round 5: refused the reply of client 2: the steps do not lead to the server's model here: "
+        "other numbers",
+    ]
+    kinds = told(grid)
+    assert [pair for pair, kind in kinds.items() if kind == "model" and pair[0]] == [(5, 2)]
+    loop = fb.run(
+        *(LOSSES, optimizer, np.linspace(-1, 1, DIM), 9),
+        estimator=ONE,
+        participation=lambda k: [0, 1, 3, 4, 5] if k == 4 else range(6),
+        seed=6,
+    )
+    assert np.stack(points).tobytes() == loop.points.tobytes()
 
 
 def test_everyone_lost_the_model():

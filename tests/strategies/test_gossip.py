@@ -213,6 +213,26 @@ def test_a_newcomer_whose_reply_is_lost_begins_where_it_was_to():
     assert run.state.starts == {}
 
 
+def test_a_newcomer_that_the_graph_has_no_place_for():
+    """Four make a torus, five do not: the run ends with the sentence before anybody steps.
+
+    Kills: a round whose work is lost where its pairs are drawn.
+    """
+    grid, rounds = Coming(app_of(OBJECTIVES), 5, away={4}), []
+
+    def come(record, checkpoint):
+        rounds.append(record.round)
+        if record.round == 2:
+            grid.away = set()
+
+    settings = PLAIN | {"matching": fb.along("torus")}
+    with pytest.raises(ValueError) as caught:
+        gossip(five(settings, minimum_clients=4), grid, START, 6, OBJECTIVES, come)
+    assert str(caught.value) == "along: 5 clients make no torus of rows and columns: use a ring"
+    assert rounds == [0, 1, 2]
+    assert grid.asked("train.gossip") == [(k, client) for k in range(2) for client in range(4)]
+
+
 # Who lost its model -------------------------------------------------------------------------------
 
 

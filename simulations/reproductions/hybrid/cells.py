@@ -47,7 +47,7 @@ def cells(options: Options) -> dict[str, Cell]:
         if name == "logistic":
             setup = replace(setup, seed=SEEDS[0], directions="drawn", share=DRAWN)
             made[f"drawn-{name}-{SEEDS[0]}"] = setup.cell()
-    rounds = min(NETWORK_ROUNDS, options.rounds or NETWORK_ROUNDS)
+    rounds = min(NETWORK_ROUNDS, options.rounds or NETWORK_ROUNDS) // 4 * 4  # T/4, T/2 and T
     for seed in NETWORK_SEEDS:
         made[f"cnn-{seed}"] = Network(task, options.data_root, seed, rounds).cell()
     for name, (directions, experiment) in SMALL.items():

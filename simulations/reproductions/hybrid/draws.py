@@ -6,6 +6,8 @@ of it and of the loss. So, given the slopes s_k, Σ_k s_k U⊥_k has EXACTLY the
 ‖s‖·Z(I − QQᵀ) with one standard normal Z, and K·h·B + h·(inputs + 1) normals do the work of
 K·h·(inputs + 1). Later layers' parts are drawn as they are. Each point's estimate has its own
 distribution; NOT that of the drawn directions is how two points' estimates depend on each other.
+Exact in exact arithmetic: these normals are of float32, by Box and Muller, none beyond 5.8. A slope
+that is not finite ends a run here, where the library would leave the direction out.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """Many federations in lockstep: all populations, steps and weights of one seed.
 
-Batches, directions and matchings depend on the seed, the round and the node alone, so one draw
-serves them all. Decentralized, every node has a column for each step of its own population's, and
-one for each of the hybrid's. In star form there is one point per federation.
+Batches and directions depend on the seed, the round and the node alone, so one draw serves them
+all; a matching depends on how many nodes there are, too. Decentralized, every node has a column for
+each step of its own population's, and one for each of the hybrid's. In star form there is one point
+per federation.
 """
 
 from __future__ import annotations

@@ -62,10 +62,15 @@ def _done(found: dict[str, Seeds]) -> list[str]:
         f"alike: the grid is × {', '.join(f'{m:g}' for m in MULTIPLES)}, and a population's own "
         "step is the one with the lowest mean loss at T on its own runs, of those of which none "
         "diverged.",
-        "One seed's batches, directions and matchings serve all populations, steps and weights, so "
-        "differences are taken seed by seed. Directions are by their exact law: of the first "
+        "One seed's batches and directions serve all populations, steps and weights, so "
+        "differences are taken seed by seed. Directions are by their law: of the first "
         "layer only what the batch sees is drawn for each, and one standard normal matrix for "
-        "the rest of their weighted sum.",
+        "the rest of their weighted sum, the same for all federations; exact for each but for "
+        "rounding, and not for how two of them depend on each other.",
+        "(b) takes 8 directions, the fewest of the paper's 8 to 32, for time. In star form few "
+        "FO's steps in (b) are multiples of .5, the hybrid's of .1: what is below or above "
+        "between them is the steps' doing as well, and with weights of inverse variance, nearly "
+        "all on the FO nodes, the steps' alone. Weights by examples give each copy one half.",
     ]
 
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from ..base import Result, Results
 from .cases import EXPERIMENTS, MULTIPLES
 from .choices import FORMS, WHEN, Mean, Seeds, chosen, losses_of, mean, seeds_of, steps_of
+from .runs import DIVERGED
 
 TITLES = {"logistic": "(a) logistic", "mlp": "(b) MLP", "cnn": "(c) CNN"}
+CLASSES = 10
 _MEASURED = ("train loss", "test accuracy, %", "Γ")
 
 
@@ -70,8 +73,12 @@ def network_seeds(results: Results) -> Seeds:
 
 
 def network_losses(seeds: Seeds, first: str, place: int) -> list[list[float | None]]:
-    """For T/4, T/2 and T the seeds' losses with so many nodes with gradients."""
-    return _of(seeds, first, place, "losses")
+    """For T/4, T/2 and T the seeds' losses with so many nodes with gradients; None: diverged."""
+    most = DIVERGED * math.log(CLASSES)  # about the start's, of as many equal guesses
+    return [
+        [None if loss is None or loss > most else loss for loss in column]
+        for column in _of(seeds, first, place, "losses")
+    ]
 
 
 def network_own(seeds: Seeds, first: str) -> int | None:
@@ -91,14 +98,15 @@ def _network(results: Results) -> list[list[str]]:
     for first in seeds[0]["runs"] if seeds else ():
         head = [TITLES["cnn"], "decentralized", f"{first} of {seeds[0]['nodes']} FO"]
         multiples = seeds[0]["multiples"]
-        for way, place in (("×", multiples.index(1.0)), ("own", network_own(seeds, first))):
+        for way, place in (("base", multiples.index(1.0)), ("own", network_own(seeds, first))):
             step = way if place is None else f"{way}, × {multiples[place]:g}"
             numbers = (
                 [None] * 3
                 if place is None
                 else [
-                    _of(seeds, first, place, what) for what in ("losses", "accuracies", "spreads")
+                    network_losses(seeds, first, place),
+                    *(_of(seeds, first, place, what) for what in ("accuracies", "spreads")),
                 ]
             )
-            lines.append([*head, step.replace("×, × 1", "base, × 1"), *_entries(*numbers)])
+            lines.append([*head, step, *_entries(*numbers)])
     return lines

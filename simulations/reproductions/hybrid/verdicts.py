@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fedbias as fb
+
 from .cases import BOTH, FEW, MANY, MULTIPLES, PAPER, WEIGHTS
 from .choices import FORMS, WHEN, Seeds, losses_of, mean, own_step, steps_of, verdict
 from .tables import TITLES
@@ -125,17 +127,22 @@ def _variances(name: str, seeds: Seeds) -> str:
     told = [mean(column) for column in zip(*shares, strict=True)]
     words = ", ".join("-" if each is None else f"{100 * each.value:.1f} %" for each in told)
     return (
-        f"{TITLES[name]}, star form: the mean estimate's variance, in units of one FO node's, "
-        f"should be {few:.3g} with {FEW}, {many:.3g} with {MANY}, {both:.3g} with both at equal "
-        f"weights and {best:.3g} with inverse variance. Inverse variance gave all FO nodes "
-        f"together {words} of the weight at T/4, T/2 and T (paper's step)."
+        f"{TITLES[name]}, star form: the mean estimate's variance at a stationary point (more "
+        f"elsewhere), in units of one FO node's, is {few:.3g} with {FEW}, {many:.3g} with {MANY}, "
+        f"{both:.3g} with both at equal weights and {best:.3g} with inverse variance. Inverse "
+        f"variance gave all FO nodes together {words} of the weight at T/4, T/2 and T (paper's "
+        "step)."
     )
 
 
 def variances(
     first: int, zeroth: int, dim: int, directions: int
 ) -> tuple[float, float, float, float]:
-    """1/n_1, k/n_0, (n_1 + k·n_0)/n² and 1/(n_1 + n_0/k), k = 1 + (d + 1)/rv."""
-    ratio, nodes = 1 + (dim + 1) / directions, first + zeroth
-    equal = (first + ratio * zeroth) / nodes**2
-    return 1 / first, ratio / zeroth, equal, 1 / (first + zeroth / ratio)
+    """Of few FO, many ZO, and both with uniform weights and with those of inverse variance."""
+    k, averaged = fb.theory.variance_ratio(dim, directions), fb.theory.averaged_variance
+    return (
+        averaged(first, 0, k, "uniform"),
+        averaged(0, zeroth, k, "uniform"),
+        averaged(first, zeroth, k, "uniform"),
+        averaged(first, zeroth, k, "inverse_variance"),
+    )
