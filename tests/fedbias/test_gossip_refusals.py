@@ -124,8 +124,8 @@ MET = Ledger(memory={MODEL: np.zeros(3)}, pending_round=4, pending={MODEL: np.on
 def test_a_partner_that_cannot_be_met(partner, sentence):
     """Kills: a partner's dtype for one's own, a NaN that is averaged."""
     with pytest.raises(fb.PacketError, match=sentence):
-        answer(PROBLEM.objectives[0], asked(acknowledged=4, partner=partner), MET)
-    report, ledger = answer(PROBLEM.objectives[0], asked(acknowledged=4), MET)
+        answer(PROBLEM.objectives[0], asked(round=5, acknowledged=4, partner=partner), MET)
+    report, ledger = answer(PROBLEM.objectives[0], asked(round=5, acknowledged=4), MET)
     assert ledger.memory[MODEL].tolist() == [1, 1, 1]
 
 
@@ -134,8 +134,9 @@ def test_a_partner_without_a_model(known):
     """A meeting of which one knows nothing is no meeting: the model is asked for."""
     partner = fb.identity().encode(np.ones(3))
     for acknowledged in (-1, 4):
+        plan = asked(round=5, acknowledged=acknowledged, partner=partner)
         with pytest.raises(ValueError, match="this client has no model"):
-            answer(PROBLEM.objectives[0], asked(acknowledged=acknowledged, partner=partner), known)
+            answer(PROBLEM.objectives[0], plan, known)
 
 
 ALGORITHM = GossipAlgorithm(fb.by_capability(gradient=fb.exact()), step_size=0.5)

@@ -336,11 +336,11 @@ def test_inverse_variance_is_below_both_populations():
 
 
 @pytest.mark.parametrize(
-    "away", [0.0, 0.25, 1.0], ids=["at the minimiser", "near it", "far from it"]
+    "away", [0.0, 1.0, 4.0], ids=["at the minimiser", "near it", "far from it"]
 )
 def test_the_variance_away_from_the_minimiser(away):
     """k·σ² + ((d+1)/n)·‖∇f‖², of 3600 forward gradients of batches: within 4.5 standard errors, and
-    beyond k·σ² by as many, but for ∇f = 0.
+    beyond k·σ² by as many, of which the second part is two fifths or more; but for ∇f = 0.
 
     Kills: a k that holds everywhere.
     """
@@ -360,6 +360,6 @@ def test_the_variance_away_from_the_minimiser(away):
     if away:
         error = np.std(found, ddof=1) / math.sqrt(len(found))
         assert np.mean(found) - 4.5 * error > K * noise
-        assert extra / noise > 1
+        assert extra > 0.4 * K * noise
     else:
         assert extra < 1e-20

@@ -301,8 +301,8 @@ def test_nobody_at_all():
 
 def test_numpys_numbers_are_pythons():
     """The same bits and the same plans. Kills: a plan without a JSON."""
-    numpys = {"seed": np.int64(7), "batch_size": np.int64(3), "minimum_replies": np.int64(2)}
-    pythons = {"seed": 7, "batch_size": 3, "minimum_replies": 2}
+    numpys = {"seed": np.int64(7), "batch_size": np.int64(3)}
+    pythons = {"seed": 7, "batch_size": 3}
     one, other = (run(estimator=fb.minibatch(), **each) for each in (numpys, pythons))
     assert one.points.tobytes() == other.points.tobytes()
     plans = [
