@@ -98,10 +98,12 @@ def test_the_example_of_adaptive_batches_runs(capsys):
     assert algorithm.estimator == fb.minibatch()
 
 
-def test_the_tables_name_every_compressor_feedback_and_batch_size():
+def test_the_tables_name_everything_of_their_kind():
     """Kills: one that is renamed, or that README does not know."""
     rows = set(re.findall(r"^\| `fb\.(\w+)\(", README, flags=re.MULTILINE))
-    assert rows == {*names(fb.Compressor), *names(fb.Feedback), *names(fb.BatchSize)}
+    forward_only = {"two_point", "forward_gradient"}
+    kinds = (fb.Compressor, fb.Feedback, fb.BatchSize, fb.Matching)
+    assert rows == forward_only.union(*map(names, kinds))
 
 
 def test_the_rules_in_the_table_take_the_arguments_that_they_show():
@@ -110,3 +112,38 @@ def test_the_rules_in_the_table_take_the_arguments_that_they_show():
         (shown,) = re.findall(rf"^\| `fb\.{name}\(([\w, ]+)\)", README, flags=re.MULTILINE)
         needed = [p.name for p in fields(getattr(fb, name)) if p.default is MISSING]
         assert shown.split(", ") == needed, name
+
+
+def test_the_example_of_forward_only_clients_runs(capsys):
+    """With the figures of its seed beside it. Kills: a federation that README describes otherwise."""
+    section = README.split("<!-- hybrid -->")[1]
+    known = {}
+    exec(compile(section.split("```python\n")[1].split("```")[0], "README.md", "exec"), known)
+    told = re.fullmatch(
+        r"(\S+) above the minimum, (\d+) bytes a round from ten clients\n", capsys.readouterr().out
+    )
+    dense, seeds = fb.identity().wire_bytes(20, np.float64), 26 + 4 * 8
+    assert told and int(told[2]) == 2 * dense + 8 * seeds
+    problem = known["problem"]
+
+    def late(points):
+        return np.mean([problem.loss(point) for point in points[-50:]]) - problem.minimum
+
+    few = fb.run(
+        known["able"],
+        fb.gradient_descent(step_size=0.5),
+        np.zeros(20),
+        rounds=300,
+        estimator=fb.minibatch(),
+        batch_size=16,
+    )
+    assert 3.5e-3 < late(known["history"].points) < 7.5e-3
+    assert 1.5e-2 < late(few.points) < 3.5e-2
+
+
+def test_the_decentralized_example_runs(capsys):
+    """Kills: an argument that is renamed; nodes that do not come together."""
+    section = README.split("<!-- gossip -->")[1]
+    exec(compile(section.split("```python\n")[1].split("```")[0], "README.md", "exec"), {})
+    told = re.fullmatch(r"(\S+) above the minimum, spread (\S+)\n", capsys.readouterr().out)
+    assert told and 0 <= float(told[1]) < 1e-3 and 0 < float(told[2]) < 1e-4
