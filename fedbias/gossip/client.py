@@ -30,18 +30,20 @@ def respond(objective: Objective, plan: GossipPlan, ledger: Ledger) -> tuple[Rep
     Raises
     ------
     LostModel
-        If there is neither a model in the ledger nor one in the plan.
+        If there is neither a model in the ledger nor one in the plan, or the plan is older than
+        the last one. A plan with a model begins anew whenever it comes, as a strategy that is
+        started again wants it.
     ValueError
         If the objective lacks a capability, has another dim, or has buffers; if what the step comes
-        to is not finite; if the plan is older than the last one.
+        to is not finite.
     """
     if getattr(objective, "buffers", None) is not None:
         raise ValueError(
             "models with buffers (BatchNorm) have more than their parameters, and pairs would not "
             "average it: use GroupNorm"
         )
-    if plan.round < max(ledger.applied, ledger.pending_round):
-        raise ValueError(f"the plan of round {plan.round} comes too late: it is over")
+    if plan.model is None and plan.round < max(ledger.applied, ledger.pending_round):
+        raise LostModel(f"the plan of round {plan.round} comes too late: it is over")
     kind = plan.estimator.kind_of(objective)
     ledger = settled(ledger, plan.acknowledged, plan.partner, plan.mixing)
     if plan.model is not None:

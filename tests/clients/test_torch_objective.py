@@ -149,7 +149,7 @@ def test_what_it_offers():
     """Kills: a capability that estimators do not find."""
     objective = made()
     assert isinstance(objective, Objective)
-    assert capabilities(objective) == {"gradient", "hvp", "per_example_statistics"}
+    assert capabilities(objective) == {"gradient", "directional", "hvp", "per_example_statistics"}
     assert objective.buffers is None
 
 

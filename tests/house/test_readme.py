@@ -115,7 +115,7 @@ def test_the_rules_in_the_table_take_the_arguments_that_they_show():
 
 
 def test_the_example_of_forward_only_clients_runs(capsys):
-    """With the figures of its seed beside it. Kills: a federation that README describes otherwise."""
+    """With the figures of its seed beside it. Kills: a README that tells of another one."""
     section = README.split("<!-- hybrid -->")[1]
     known = {}
     exec(compile(section.split("```python\n")[1].split("```")[0], "README.md", "exec"), known)

@@ -253,7 +253,7 @@ def test_a_name_that_is_no_dotted_path_lists_the_tasks(path):
         task_of(task=path)
     assert str(caught.value) == (
         f"task = {path!r}: there is none; known: digits, fashion-mnist, mnist, least-squares, "
-        "logistic, or module:function"
+        "logistic, onnx, or module:function"
     )
 
 
