@@ -1,10 +1,11 @@
 """A Flower ClientApp that answers fedbias plans with an objective of the user's.
 
 Messages: ``query.hello`` → :class:`fedbias.hello.Hello`; ``train`` → a Plan, answered by a Report;
-``evaluate`` → a point, answered by the objective's metrics. Where clients own their models:
-``train.gossip`` → a GossipPlan, answered by a Report; ``query.model`` → a ModelQuery, answered by
-the model. Each is one ConfigRecord named "fedbias". What a client cannot or will not do it answers
-with an error of one sentence.
+``query.hvp`` → a HvpQuery, answered by a product of the client's Hessian; ``evaluate`` → a point,
+answered by the objective's metrics. Where clients own their models: ``train.gossip`` → a
+GossipPlan, answered by a Report; ``query.model`` → a ModelQuery, answered by the model. Each is one
+ConfigRecord named "fedbias". What a client cannot or will not do it answers with an error of one
+sentence.
 """
 
 from __future__ import annotations
@@ -26,10 +27,12 @@ from fedbias.hello import Hello
 from fedbias.ledger import LOST_MODEL, Ledger, LostModel
 from fedbias.objectives import Objective, client_metrics
 from fedbias.rounds import Plan, Report, dense, dense_vector
+from fedbias.sharpness import HvpQuery
 from fedbias.vectors import Vector
 
 from .memory import load_ledger, save_ledger
 from .replica import plan_of
+from .sharpness import answer, forget_point
 
 MakeObjective = Callable[[Context], Objective]
 _REFUSED = 2  # Flower's code for a ClientApp that raised; the reason is ours
@@ -58,6 +61,7 @@ def client_app(make_objective: MakeObjective, mods: list[Mod] | None = None) -> 
     app.evaluate()(_answering(partial(_evaluate, app)))
     app.train("gossip")(_answering(partial(_gossip, app)))
     app.query("model")(_answering(_model))
+    app.query("hvp")(_answering(partial(_hvp, app)))
     return app
 
 
@@ -134,6 +138,12 @@ def _train(app: CohortClientApp, message: Message, context: Context) -> RecordDi
     return _kept(context, *respond(objective, plan, load_ledger(context)))
 
 
+def _hvp(app: CohortClientApp, message: Message, context: Context) -> RecordDict:
+    query = HvpQuery.from_record(_record(message))
+    _check_number(query.client, context)
+    return _content({"product": dense(answer(app.make_objective(context), query, context))})
+
+
 def _gossip(app: CohortClientApp, message: Message, context: Context) -> RecordDict:
     plan = gossip.GossipPlan.from_record(_record(message))
     _check_number(plan.client, context)
@@ -143,6 +153,7 @@ def _gossip(app: CohortClientApp, message: Message, context: Context) -> RecordD
 
 def _kept(context: Context, report: Report, ledger: Ledger) -> RecordDict:
     save_ledger(context, ledger)
+    forget_point(context)
     return _content(report.to_record())
 
 

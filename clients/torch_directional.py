@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
 from typing import cast
 
-import torch
-from torch import Tensor, nn
-from torch.backends import mha, mkldnn
+from torch import Tensor
 from torch.func import functional_call, jvp
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fedbias.vectors import Vector
 
 from .torch_flat import FlatModule
+from .torch_kernels import explained, unfused
 
 Pieces = Iterable[tuple[Tensor, Tensor, float]]
+SAID = (
+    "this module or its loss cannot be differentiated along a direction ({reason}): use two_point, "
+    "which needs no derivative"
+)
 
 
 def directional(
@@ -46,18 +47,13 @@ def directional(
     ValueError
         If the vector does not fit, or a layer has no forward-mode derivative.
     """
-    module = flat.load(point).eval()
-    if vector.shape != point.shape or vector.dtype != point.dtype:
-        raise ValueError(f"the vector must be like the point, not {vector.dtype} {vector.shape}")
-    along = torch.from_numpy(vector if vector.flags.writeable else vector.copy()).to(flat.device)
-    parts = zip(module.named_parameters(), flat.cut(along), strict=True)
-    trained = {name: (w.detach(), part) for (name, w), part in parts if w.requires_grad}
-    weights = {name: weight for name, (weight, _) in trained.items()}
-    tangents = {name: part for name, (_, part) in trained.items()}
-    if not trained:
+    module, along = flat.load(point).eval(), flat.along(vector)
+    weights = {name: weight.detach() for name, (weight, _) in along.items()}
+    tangents = {name: part for name, (_, part) in along.items()}
+    if not along:
         return 0.0
     total = 0.0
-    with _differentiable(module):
+    with unfused(module), explained(("forward AD",), SAID):
         for inputs, targets, share in pieces:
 
             def value(named: dict[str, Tensor], x: Tensor = inputs, y: Tensor = targets) -> Tensor:
@@ -65,29 +61,3 @@ def directional(
 
             total += share * float(jvp(value, (weights,), (tangents,))[1])
     return total
-
-
-@contextmanager
-def _differentiable(module: nn.Module) -> Iterator[None]:
-    """Without the fused kernels of attention and recurrent layers, which have no such derivative.
-
-    What has none all the same is told in one sentence.
-    """
-    recurrent = any(isinstance(part, nn.RNNBase) for part in module.modules())
-    fast, onednn = mha.get_fastpath_enabled(), bool(mkldnn.enabled)
-    mha.set_fastpath_enabled(False)
-    mkldnn.enabled = onednn and not recurrent  # type: ignore[assignment]
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0].split(". ")[0] if str(error) else ""
-        if "forward AD" not in reason:
-            raise  # out of memory, say
-        raise ValueError(
-            f"this module or its loss cannot be differentiated along a direction ({reason}): use "
-            "two_point, which needs no derivative"
-        ) from error
-    finally:
-        mha.set_fastpath_enabled(fast)
-        mkldnn.enabled = onednn  # type: ignore[assignment]

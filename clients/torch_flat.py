@@ -61,6 +61,16 @@ class FlatModule:
             piece.view(shape) for piece, (_, shape) in zip(pieces, self.layout.shapes, strict=True)
         ]
 
+    def along(self, vector: Vector) -> dict[str, tuple[Tensor, Tensor]]:
+        """Every weight that is trained, and its part of ``vector``; by name."""
+        if vector.shape != (self.layout.dim,) or vector.dtype != self.dtype:
+            raise ValueError(
+                f"the vector must be like the point, not {vector.dtype} {vector.shape}"
+            )
+        flat = torch.from_numpy(vector if vector.flags.writeable else vector.copy()).to(self.device)
+        parts = zip(self.module.named_parameters(), self.cut(flat), strict=True)
+        return {name: (weight, part) for (name, weight), part in parts if weight.requires_grad}
+
     @property
     def buffers(self) -> Vector | None:
         if not self._buffers:

@@ -15,7 +15,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.autograd import grad
 from torch.utils.data import Dataset, default_collate
 
 from fedbias import checks
@@ -23,6 +22,7 @@ from fedbias.objectives import Batch, Statistics
 from fedbias.vectors import Vector
 
 from .torch_cohort import TorchCohort
+from .torch_curvature import product
 from .torch_directional import directional
 from .torch_flat import flat_module
 from .torch_statistics import FEW, ExampleGradients, is_their_mean, unlike
@@ -126,28 +126,8 @@ class TorchObjective:
 
     def hvp(self, point: Vector, vector: Vector, batch: Batch | None = None) -> Vector:
         """∇²f_m·vector by double backward, in training mode, shape (dim,)."""
-        module = self._flat.load(point)
-        module.train()
-        along, total = torch.from_numpy(vector.copy()).to(self._device), self._flat.clear()
-        # (weight, its part of the vector, its part of the product); frozen weights have none.
-        parts = [
-            each
-            for each in zip(
-                module.parameters(), self._flat.cut(along), self._flat.cut(total), strict=True
-            )
-            if each[0].requires_grad
-        ]
-        weights = [weight for weight, _, _ in parts]
         with self._seeded(point, batch):
-            for inputs, targets, share in self._pieces(batch):
-                value = self._loss(module(inputs), targets) * share
-                first = grad(value, weights, create_graph=True, materialize_grads=True)
-                slope = sum((f * part[1]).sum() for f, part in zip(first, parts, strict=True))
-                if isinstance(slope, Tensor) and slope.requires_grad:  # else there is no curvature
-                    second = grad(slope, weights, materialize_grads=True)
-                    for product, part in zip(second, parts, strict=True):
-                        part[2].add_(product)
-        return total.cpu().numpy().copy()
+            return product(self._flat, self._loss, point, vector, self._pieces(batch))
 
     def per_example_statistics(
         self, point: Vector, batch: Batch | None = None, what: str = "trace"

@@ -18,11 +18,20 @@ from fedbias.objectives import Batch, Statistics, variance_of
 from fedbias.vectors import Vector, norm, squared_norm
 
 from .torch_flat import FlatModule
+from .torch_kernels import explained
 
 BUDGET = 2**24  # bytes of example gradients at once; with half, dense layers take 1.5 × as long
 FEW = 8  # examples that are compared at most
 TOLERANCE = 1e-2  # a loss is refused above it; TF32 and bfloat16 round to some 1e-3
 UNVECTORISED = ("vmap", "transform", "have storage")  # what torch.func says of what it cannot take
+UNVECTORISED_SAID = (
+    "this module or its loss cannot be differentiated example by example ({reason}): change it, or "
+    "use cross_client_test, which needs no such gradients"
+)
+NO_SLOPE_SAID = (
+    "this module or its loss cannot be differentiated along a direction ({reason}): use norm_test, "
+    "which needs no such derivative"
+)
 Pieces = Iterable[tuple[Tensor, Tensor, float]]
 
 
@@ -173,18 +182,5 @@ def _joins_examples(part: nn.Module) -> bool:
 @contextmanager
 def _explained() -> Iterator[None]:
     """What torch.func cannot take, such as a branch on a tensor's value, as one sentence."""
-    try:
+    with explained(UNVECTORISED, UNVECTORISED_SAID), explained(("forward AD",), NO_SLOPE_SAID):
         yield
-    except RuntimeError as error:
-        reason = str(error).splitlines()[0].split(". ")[0] if str(error) else ""
-        if "forward AD" in reason:
-            raise ValueError(
-                f"this module or its loss cannot be differentiated along a direction ({reason}): "
-                "use norm_test, which needs no such derivative"
-            ) from error
-        if not any(word in reason for word in UNVECTORISED):
-            raise  # out of memory, say, or shapes that do not fit
-        raise ValueError(
-            f"this module or its loss cannot be differentiated example by example ({reason}): "
-            "change it, or use cross_client_test, which needs no such gradients"
-        ) from error

@@ -65,33 +65,50 @@ from fedbias.optimizers import (
 )
 from fedbias.packets import Packet, PacketError, decode
 from fedbias.preset import preset_radius
-from fedbias.problems import LeastSquares, Logistic
+from fedbias.problems import LeastSquares, Logistic, ShallowLinear
 from fedbias.randomness import direction, lost, sample_clients
 from fedbias.rounds import Plan, Report
+from fedbias.sharpness import (
+    BySharpness,
+    Eigenpair,
+    Lanczos,
+    NotMeasured,
+    Reading,
+    by_sharpness,
+    lanczos,
+    top_eigenpair,
+    top_eigenpairs,
+)
 from fedbias.stopping import until
 
 __version__ = "0.1.0"
 __all__ = [
     "BatchSize",
+    "BySharpness",
     "Compressor",
     "Decay",
+    "Eigenpair",
     "Estimate",
     "Estimator",
     "Feedback",
     "ForwardOnly",
     "Guarantee",
     "History",
+    "Lanczos",
     "LeastSquares",
     "Logistic",
     "Matching",
     "MissingCapability",
+    "NotMeasured",
     "Objective",
     "Optimizer",
     "Packet",
     "PacketError",
     "Plan",
     "ProtocolError",
+    "Reading",
     "Report",
+    "ShallowLinear",
     "Statistics",
     "adagrad",
     "adagrad_norm",
@@ -99,6 +116,7 @@ __all__ = [
     "along",
     "augmented_test",
     "by_capability",
+    "by_sharpness",
     "clipped",
     "constant_batch",
     "coordinate_test",
@@ -118,6 +136,7 @@ __all__ = [
     "heavy_ball",
     "identity",
     "inner_product_test",
+    "lanczos",
     "lattice",
     "linear_batch",
     "local_norm_test",
@@ -143,6 +162,8 @@ __all__ = [
     "sign",
     "stagewise_batch",
     "theory",
+    "top_eigenpair",
+    "top_eigenpairs",
     "top_k",
     "trellis_coded",
     "two_point",

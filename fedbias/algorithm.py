@@ -12,6 +12,7 @@ from fedbias.estimators import Estimator, LocalSteps, exact
 from fedbias.feedback import Feedback, no_feedback
 from fedbias.notation import plain_numbers
 from fedbias.optimizers import Optimizer
+from fedbias.sharpness import BySharpness, Lanczos
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,10 @@ class Algorithm:
     measure_bias : int
         In every so many rounds the clients report how far their packets are from their exact
         gradients, which costs them one more full gradient; 0 for never.
+    sharpness : Lanczos or None
+        When and how the sharpness of the mean loss is measured.
+    steering : BySharpness or None
+        What the step size makes of it.
     """
 
     optimizer: Optimizer
@@ -43,6 +48,8 @@ class Algorithm:
     seed: int = 0
     measure_bias: int = 0
     decay: Decay = no_decay()
+    sharpness: Lanczos | None = None
+    steering: BySharpness | None = None
 
     def __post_init__(self) -> None:
         plain_numbers(self)
@@ -53,6 +60,10 @@ class Algorithm:
             "feedback": (Feedback, "no_feedback()"),
             "decay": (Decay, "cosine_decay(samples=100000)"),
         }
+        if self.sharpness is not None:
+            kinds["sharpness"] = (Lanczos, "lanczos(every=10)")
+        if self.steering is not None:
+            kinds["steering"] = (BySharpness, "by_sharpness(c=1.0)")
         for name, (kind, example) in kinds.items():
             checks.instance("algorithm", name, getattr(self, name), kind, example)
         checks.choice(
@@ -64,11 +75,16 @@ class Algorithm:
         self._check_batches()
         self._check_weights()
         self._check_feedback()
+        self._check_steering()
 
     @property
     def batching(self) -> BatchSize | None:
         """The rule for b; None means all the data."""
         return as_batch_size(self.batch_size)
+
+    def weight(self, examples: int) -> float:
+        """What a client of so many examples weighs beside another one of its kind."""
+        return float(examples) if self.weights == "examples" else 1.0
 
     def _check_weights(self) -> None:
         if self.weights != "inverse_variance":
@@ -132,4 +148,28 @@ class Algorithm:
             raise ValueError(
                 f"{self.compressor} cannot be told a radius (uniform, dithered and lattice can): "
                 "use radius=None"
+            )
+
+    def _check_steering(self) -> None:
+        rule, limit = self.steering, self.optimizer.stability
+        if rule is None:
+            return
+        if self.sharpness is None:
+            raise ValueError(f"{rule} needs the sharpness to be measured: sharpness=lanczos()")
+        if self.decay != no_decay():
+            raise ValueError(f"{rule} and {self.decay} both set the step size: use one of them")
+        if self.feedback.shifts or self.feedback.radius is not None:
+            raise ValueError(
+                f"{self.feedback} counts on a constant step size, which {rule} is not: use ef21() "
+                "or error_feedback()"
+            )
+        if limit is None:
+            raise ValueError(
+                f"{rule} knows no limit for {self.optimizer}: use gradient_descent, heavy_ball, "
+                "polyak or nesterov"
+            )
+        if rule.c >= limit:
+            raise ValueError(
+                f"by_sharpness: c must be > 0 and < {limit:g}, where {self.optimizer} stops being "
+                f"stable, not {rule.c:g}"
             )

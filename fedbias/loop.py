@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
@@ -19,11 +19,13 @@ from fedbias.decay import Decay, no_decay
 from fedbias.estimators import Estimator, as_estimator, exact
 from fedbias.feedback import Feedback, no_feedback
 from fedbias.ledger import NEVER, Ledger, settle
-from fedbias.objectives import Objective
+from fedbias.objectives import Objective, capabilities
 from fedbias.optimizers import Optimizer, State
 from fedbias.rounds import Report
 from fedbias.server import apply, plan_for
+from fedbias.sharpness import BySharpness, HvpQuery, Lanczos, NotMeasured, Reading, product
 from fedbias.state import Outcome, ServerState
+from fedbias.steps import measured, reading_of
 from fedbias.stopping import Until
 from fedbias.vectors import Vector
 
@@ -54,6 +56,10 @@ class History:
         The goal that ended the run early.
     spreads : ndarray, shape (rounds + 1,), or None
         Of a decentralized run: the mean squared distance of the clients' models from their mean.
+    readings : list of Reading
+        The sharpness, where it was measured.
+    unmeasured : dict of int to str
+        Round → why it was not, where it should have been.
     """
 
     points: Vector
@@ -66,6 +72,8 @@ class History:
     optimizer_state: State
     stopped: str | None
     spreads: Vector | None = None
+    readings: list[Reading] = field(default_factory=list)
+    unmeasured: dict[int, str] = field(default_factory=dict)
 
 
 def run(
@@ -82,6 +90,8 @@ def run(
     participation: Choice | None = None,
     lost: Choice | None = None,
     weights: str = "uniform",
+    sharpness: Lanczos | None = None,
+    steering: BySharpness | None = None,
     stop: Until | None = None,
     on_round: Callable[[int, ServerState, Outcome], None] | None = None,
     keep: str = "all",
@@ -118,6 +128,11 @@ def run(
         spread of its replies, averaged over earlier rounds, once two replies of each kind showed
         it). That is the mean of least variance, right where the kinds' clients draw from the SAME
         data; otherwise it leans towards the data of the precise kind, which f does not say.
+    sharpness : Lanczos, optional
+        When and how the sharpness of the mean loss is measured, over the clients that offer
+        ``hvp``. Where that fails the run goes on with what was measured before.
+    steering : BySharpness, optional
+        How the step size follows from it; the optimizer's own holds until there is a measurement.
     stop : Until, optional
         Ends the run early.
     on_round : callable, optional
@@ -142,6 +157,8 @@ def run(
         seed=seed,
         measure_bias=measure_bias,
         decay=decay,
+        sharpness=sharpness,
+        steering=steering,
     )
     _check(objectives, start, rounds, keep, stop)
     _check_compared(algorithm, len(objectives))
@@ -156,9 +173,17 @@ def run(
     ledgers = [Ledger() for _ in objectives]
     points, losses = [start], [mean_loss(objectives, state, share)]
     outcomes: list[Outcome] = []
+    readings: list[Reading] = []
+    unmeasured: dict[int, str] = {}
     while state.round < rounds and stopped is None:
         asked = asked_of("run", participation, state.round, len(objectives))
         _check_everyone(feedback, asked, len(objectives))
+        if sharpness is not None and sharpness.due(state.round):
+            try:
+                readings.append(_reading(algorithm, sharpness, state, objectives))
+                state = measured(algorithm, state, readings[-1])
+            except NotMeasured as reason:
+                unmeasured[state.round] = str(reason)
         missing = set(lost(state.round)) if lost else set()
         reports = _answers(algorithm, state, objectives, ledgers, asked)
         arrived = [report for report in reports if report.client not in missing]
@@ -182,7 +207,25 @@ def run(
         memories=_settled(ledgers, state),
         optimizer_state=state.optimizer,
         stopped=stopped,
+        readings=readings,
+        unmeasured=unmeasured,
     )
+
+
+def _reading(
+    algorithm: Algorithm, setting: Lanczos, state: ServerState, objectives: Sequence[Objective]
+) -> Reading:
+    """The sharpness at the state's point (NotMeasured says which client stood in the way)."""
+
+    def ask(queries: Sequence[HvpQuery]) -> Iterator[Vector]:
+        for query in queries:
+            try:
+                yield product(objectives[query.client], query, state.point)
+            except ValueError as reason:
+                raise NotMeasured(f"client {query.client}: {reason}") from None
+
+    able = [m for m, objective in enumerate(objectives) if "hvp" in capabilities(objective)]
+    return reading_of(algorithm, setting, state, able, ask)
 
 
 def _answers(

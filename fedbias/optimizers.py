@@ -30,6 +30,11 @@ class Optimizer(ABC):
     def update(self, point: Vector, gradient: Vector, state: State) -> tuple[Vector, State]:
         """The next point and state, from x_k, g_k and the state so far; {} before the first."""
 
+    @property
+    def stability(self) -> float | None:
+        """Below which step size × curvature the steps converge on a quadratic; None: not known."""
+        return None
+
 
 @setting("gradient_descent")
 class GradientDescent(Optimizer):
@@ -42,6 +47,10 @@ class GradientDescent(Optimizer):
 
     def update(self, point: Vector, gradient: Vector, state: State) -> tuple[Vector, State]:
         return point - self.step_size * gradient, {}
+
+    @property
+    def stability(self) -> float:
+        return 2.0
 
 
 @setting("heavy_ball")
@@ -65,6 +74,10 @@ class HeavyBall(Optimizer):
             velocity = (1 - self.beta) * state["velocity"] + self.beta * gradient
         return point - self.step_size * velocity, {"velocity": velocity}
 
+    @property
+    def stability(self) -> float:
+        return 2 * (2 - self.beta) / self.beta
+
 
 @setting("polyak")
 class Polyak(Optimizer):
@@ -82,6 +95,10 @@ class Polyak(Optimizer):
         moved = point - self.step_size * gradient + self.momentum * (point - previous)
         return moved, {"previous": point}
 
+    @property
+    def stability(self) -> float:
+        return 2 * (1 + self.momentum)
+
 
 @setting("nesterov")
 class Nesterov(Optimizer):
@@ -98,6 +115,10 @@ class Nesterov(Optimizer):
         old = state.get("descended", point)
         new = point - self.step_size * gradient
         return new + self.momentum * (new - old), {"descended": new}
+
+    @property
+    def stability(self) -> float:
+        return 2 * (1 + self.momentum) / (1 + 2 * self.momentum)
 
 
 @setting("adagrad")

@@ -33,6 +33,8 @@ class Purpose(IntEnum):
     ROLLOUT = 8  # what happens along a trajectory
     DIRECTION = 9  # along which a client without gradients looks
     MATCHING = 10  # who averages with whom
+    LANCZOS = 11  # where the search for the sharpest direction begins
+    MEASURED = 12  # whose curvature is measured
 
 
 def generator(seed: int, round: int, client: int, purpose: Purpose) -> np.random.Generator:
@@ -73,13 +75,19 @@ def fingerprint() -> str:
     return hashlib.sha256(b"".join(part.tobytes() for part in drawn)).hexdigest()[:16]
 
 
-def sample_clients(seed: int, round: int, clients: Iterable[int], count: int) -> list[int]:
+def sample_clients(
+    seed: int,
+    round: int,
+    clients: Iterable[int],
+    count: int,
+    purpose: Purpose = Purpose.SAMPLE,
+) -> list[int]:
     """``count`` of the clients, uniformly without replacement, in ascending order.
 
     Depends on the clients' own numbers alone, not on the order in which they connected.
     """
     known = sorted(clients)
-    rng = generator(seed, round, SERVER, Purpose.SAMPLE)
+    rng = generator(seed, round, SERVER, purpose)
     return sorted(known[place] for place in rng.choice(len(known), count, replace=False))
 
 

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from fedbias.algorithm import Algorithm
-from fedbias.decay import decayed
 from fedbias.headers import ProtocolError, positive, read_header, text, whole
 from fedbias.ledger import LostModel
 from fedbias.notation import parse
@@ -26,6 +25,7 @@ from fedbias.packets import Packet, PacketError
 from fedbias.rounds import Record, Report, dense, dense_vector
 from fedbias.server import weights_of
 from fedbias.state import ServerState
+from fedbias.steps import step_now
 from fedbias.sums import finite, vector_like
 from fedbias.vectors import Vector
 
@@ -83,7 +83,7 @@ def step_of(
     """The step that the applied reports, by client in their order, made from ``before``."""
     return Step(
         round=before.round,
-        optimizer=decayed(algorithm.optimizer, algorithm.decay, after.samples),
+        optimizer=step_now(algorithm, before, after.samples),
         weights=tuple(weights_of(algorithm, before, reports.values())),
         packets=tuple(report.packet for report in reports.values()),
     )

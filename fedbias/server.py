@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -9,7 +10,6 @@ import numpy as np
 
 from fedbias.algorithm import Algorithm
 from fedbias.batching import next_size, own_size, size_now
-from fedbias.decay import decayed
 from fedbias.directions import check_directions
 from fedbias.feedback import moved
 from fedbias.kinds import Spread, precisions, remembered
@@ -18,6 +18,7 @@ from fedbias.memories import file_rows, pooled
 from fedbias.rounds import Plan, Report
 from fedbias.schedule import check_identical, counted, radius_for
 from fedbias.state import Outcome, ServerState
+from fedbias.steps import step_now
 from fedbias.sums import Sums, finite, opened
 from fedbias.vectors import Vector, norm
 
@@ -91,7 +92,7 @@ def apply(
     if mean is None:
         why = f"the round's step leaves the range of {state.point.dtype}: the run diverges"
         return untouched, replace(received, refused=sums.refused | dict.fromkeys(applied, why))
-    length = norm(mean)
+    length, step = norm(mean), step_now(algorithm, state, moved_on.samples)
     evidence = sums.evidence(length * length, moved_on.samples, _pool(algorithm, everyone))
     batch_size, wanted = next_size(algorithm.batching, received.batch_size, evidence)
     acknowledged = replace(
@@ -111,6 +112,8 @@ def apply(
         wanted=wanted,
         computed=sum(report.computed for report in applied.values()),
         dropped=sum(report.dropped for report in applied.values()),
+        step_size=step.step_size,
+        stability_limit=step.stability / step.step_size if step.stability else math.nan,
         measured=sums.measured(),
     )
 
@@ -121,12 +124,12 @@ def _stepped(
     """The state after the server's step, and ĝ; None instead where something is not finite."""
     memories = {**state.memories, **changed}
     samples = state.samples + sum(sums.samples.values())
-    step = decayed(algorithm.optimizer, algorithm.decay, samples)
+    step = step_now(algorithm, state, samples)
     with np.errstate(over="ignore", invalid="ignore"):  # looked at below
         mean = sums.vector / sums.mass
         if algorithm.feedback.pooled:
             sizes = state.enrolled.items()
-            weights = {client: _weight(algorithm, size) for client, size in sizes}
+            weights = {client: algorithm.weight(size) for client, size in sizes}
             mean = pooled(memories, weights, state.point)
         buffers = None if sums.buffers is None else sums.buffers / sums.mass
         point, optimizer = step.update(state.point, mean, state.optimizer)
@@ -189,7 +192,7 @@ def weights_of(algorithm: Algorithm, state: ServerState, reports: Iterable[Repor
     precise = dict.fromkeys(algorithm.estimator.kinds, 1.0)
     if algorithm.weights == "inverse_variance":
         precise = precisions(state.variances, precise)
-    return [precise[r.kind] * _weight(algorithm, r.examples) for r in reports]
+    return [precise[r.kind] * algorithm.weight(r.examples) for r in reports]
 
 
 def _samples(algorithm: Algorithm, state: ServerState, report: Report) -> int:
@@ -207,8 +210,4 @@ def _pool(algorithm: Algorithm, everyone: Mapping[int, int]) -> float | None:
     """Σ w_m over all the clients whose memory is in ĝ; None where only replies are."""
     if not algorithm.feedback.pooled:
         return None
-    return sum(_weight(algorithm, size) for size in everyone.values())
-
-
-def _weight(algorithm: Algorithm, examples: int) -> float:
-    return float(examples) if algorithm.weights == "examples" else 1.0
+    return sum(algorithm.weight(size) for size in everyone.values())

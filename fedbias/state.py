@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from fedbias.optimizers import State
 from fedbias.rounds import Measured
+from fedbias.sharpness import Reading
 from fedbias.vectors import Vector
 
 
@@ -39,6 +40,10 @@ class ServerState:
         where the weights follow from it.
     buffers : ndarray or None
         The clients' mean of what training changes besides the point.
+    sharpness : Reading or None
+        The last one.
+    step_size : float or None
+        Where it follows from the sharpness and one was measured.
     """
 
     point: Vector
@@ -52,6 +57,8 @@ class ServerState:
     samples: int = 0
     variances: Mapping[str, tuple[int, float]] = field(default_factory=dict)
     buffers: Vector | None = None
+    sharpness: Reading | None = None
+    step_size: float | None = None
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,11 @@ class Outcome:
         Example gradients that the applied clients computed, or losses.
     dropped : int
         Directions that the applied clients left out because the loss there was not finite.
+    step_size : float
+        Of the step; NaN without one.
+    stability_limit : float
+        The curvature above which such steps do not converge on a quadratic; NaN where no limit is
+        known.
     pairs : tuple of (int, int)
         The clients that met, in a decentralized round.
     measured : Measured or None
@@ -110,5 +122,7 @@ class Outcome:
     wanted: float = float("nan")
     computed: int = 0
     dropped: int = 0
+    step_size: float = float("nan")
+    stability_limit: float = float("nan")
     pairs: tuple[tuple[int, int], ...] = ()
     measured: Measured | None = None

@@ -17,6 +17,8 @@ _SHARED = (
     "measure_bias",
     "client_evaluation_every",
     "cohort",
+    "sharpness",
+    "steering",
 )
 
 

@@ -28,6 +28,8 @@ SPELLED: dict[str, type[Any]] = {
     "optimizer": fb.Optimizer,
     "decay": fb.Decay,
     "matching": fb.Matching,
+    "sharpness": fb.Lanczos,
+    "steering": fb.BySharpness,
     "stop": Until,
 }
 _NUMBERS = {"batch_size": "a whole number >= 0"}  # of those, what may be a plain number too

@@ -25,6 +25,7 @@ from .forms import check_forms
 from .sentences import SPELLED, respelled, sentences
 
 T = TypeVar("T")
+_MAY_BE_EMPTY = ("matching", "sharpness", "steering")
 
 
 class SettingsError(ValueError):
@@ -77,6 +78,8 @@ class Settings(BaseModel):
                                          "clients; 0: never")  # fmt: skip
     measure_bias: int = Field(0, ge=0, description="rounds between comparisons of what clients "
                               "send with their exact gradients; 0: never")  # fmt: skip
+    sharpness: str = Field("", description="when and how the sharpness is measured; empty: never")
+    steering: str = Field("", description="how the step size follows from it; empty: not at all")
     lost: float = Field(0.0, ge=0, lt=1, description="share of replies that the network loses")
     cohort: bool = Field(False, description="inline engine: compute clients together, equal up to "
                          "rounding")  # fmt: skip
@@ -96,7 +99,7 @@ class Settings(BaseModel):
     @field_validator(*SPELLED)
     @classmethod
     def _spelled(cls, text: str | int, info: Any) -> str | int:
-        plain = not isinstance(text, str) or (text == "" and info.field_name == "matching")
+        plain = not isinstance(text, str) or (text == "" and info.field_name in _MAY_BE_EMPTY)
         return text if plain else respelled(info.field_name, str(text))
 
     @field_validator("device")
@@ -180,6 +183,8 @@ class Settings(BaseModel):
             weights=self.weights,
             minimum_replies=self.minimum_replies,
             measure_bias=self.measure_bias,
+            sharpness=self.made("sharpness", fb.Lanczos) if self.sharpness else None,
+            steering=self.made("steering", fb.BySharpness) if self.steering else None,
             seed=self.seed,
         )
 

@@ -83,6 +83,8 @@ def _star(settings: Settings) -> FedBias:
         stop=settings.made("stop", Until),
         evaluate_every=settings.client_evaluation_every,
         broadcast=settings.broadcast,
+        sharpness=a.sharpness,
+        steering=a.steering,
         seed=a.seed,
     )
 

@@ -9,6 +9,7 @@ from .hybrid_order import hybrid_order
 from .introductions import meet
 from .parallel_momentum import parallel_momentum
 from .records import RoundRecord
+from .sharpness_step import sharpness_step
 
 __all__ = [
     "Checkpoint",
@@ -23,4 +24,5 @@ __all__ = [
     "meet",
     "parallel_momentum",
     "save_checkpoint",
+    "sharpness_step",
 ]

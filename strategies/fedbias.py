@@ -31,6 +31,7 @@ from .records import Tally
 from .replies import collect
 from .requests import evaluate_requests, shared_packets, train_requests
 from .sampling import Sampling
+from .sharpness import survey
 
 _LOG = logging.getLogger("flwr")
 
@@ -81,6 +82,11 @@ class FedBias(Strategy):
         bytes that do not depend on the model's size. Each client keeps a copy of the model and of
         the optimizer's state, and repeats the server's step, bit for bit: it rebuilds every
         direction of every client. ``evaluate_every`` sends the model all the same.
+    sharpness : Lanczos, optional
+        When and how the sharpness of the clients' mean loss is measured: λ_max of its Hessian, from
+        products with vectors that the clients compute on all their data.
+    steering : BySharpness, optional
+        How the step size follows from it, see :func:`strategies.sharpness_step`.
     seed : int
         Of every random draw, on the server and on the clients.
 
@@ -111,6 +117,8 @@ class FedBias(Strategy):
         evaluate_every: int = 0,
         measure_bias: int = 0,
         broadcast: str = "model",
+        sharpness: fb.Lanczos | None = None,
+        steering: fb.BySharpness | None = None,
         seed: int = 0,
     ) -> None:
         checks.whole("FedBias", "evaluate_every", evaluate_every, least=0)
@@ -123,6 +131,8 @@ class FedBias(Strategy):
             seed=seed,
             measure_bias=measure_bias,
             decay=decay,
+            sharpness=sharpness,
+            steering=steering,
         )
         self.algorithm = self.sampling.fitted(self.algorithm, minimum_clients)
         if stop is not None:
@@ -234,7 +244,7 @@ class FedBias(Strategy):
         plans = [plan_for(self.algorithm, state, client) for client in chosen]
         packets = self._seeds.packets(state, chosen) if self._seeds else shared_packets(plans)
         sent = sum(size_of(packets[client]) for client in chosen)
-        self._tally = Tally(asked=len(plans), downlink_bytes=sent)
+        self._tally = Tally(asked=len(plans), downlink_bytes=sent, survey=self._tally.survey)
         return train_requests(plans, packets, self._roster.nodes, server_round)
 
     def aggregate_train(
@@ -276,6 +286,8 @@ class FedBias(Strategy):
         return self.state
 
     def _train(self, number: int, grid: Grid, timeout: float, result: Result) -> None:
+        self.state, found = survey(self.algorithm, self._running(), self._roster, grid, timeout)
+        self._tally = Tally(survey=found)
         messages = list(self.configure_train(number, result.arrays, ConfigRecord(), grid))
         arrays, trained = self.aggregate_train(number, exchange(grid, messages, timeout))
         self._tally.check_first(number)

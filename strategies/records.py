@@ -11,6 +11,7 @@ from typing import Any
 from fedbias.state import Outcome
 
 from .replies import Replies
+from .sharpness import Survey
 
 _LOG = logging.getLogger("flwr")
 
@@ -24,6 +25,7 @@ class Tally:
     header_bytes: int = 0
     heard: int = 0
     outcome: Outcome = field(default_factory=Outcome)
+    survey: Survey | None = None
 
     def close(self, came: Replies, outcome: Outcome, number: int) -> None:
         """Count what came back, and log what the user should know of single clients."""
@@ -109,6 +111,23 @@ class RoundRecord:
         In rounds that measure the bias: the means over the applied clients of ‖sent − ∇f_m‖² and
         of ‖∇f_m‖² at x_{k−1}. Where everyone was applied they are at least ‖b_{k−1}‖² and
         ‖∇f(x_{k−1})‖².
+    step_size : float or None
+        Of the step.
+    stability_limit : float or None
+        The curvature above which such steps do not converge on a quadratic: 2/η of plain ones.
+    sharpness : float or None
+        λ̂ at x_{k−1}, the top eigenvalue of the measured clients' mean Hessian, in rounds that
+        measure it.
+    sharpness_residual : float or None
+        That Hessian has an eigenvalue within it of λ̂.
+    sharpness_spread : float or None
+        The standard error of λ̂ where a sample of several clients was measured; 0 for all.
+    sharpness_clients, sharpness_products : int or None
+        How many clients, and how many products each.
+    sharpness_bytes : int or None
+        Sent and received for it, beside those for training.
+    unmeasured : str or None
+        Why the sharpness was not measured in a round that should have.
     seconds : float
         Since the start of the run.
     """
@@ -142,6 +161,15 @@ class RoundRecord:
     computed: int = 0
     dropped: int = 0
     pairs: int | None = None
+    step_size: float | None = None
+    stability_limit: float | None = None
+    sharpness: float | None = None
+    sharpness_residual: float | None = None
+    sharpness_spread: float | None = None
+    sharpness_clients: int | None = None
+    sharpness_products: int | None = None
+    sharpness_bytes: int | None = None
+    unmeasured: str | None = None
     refusals: dict[str, str] = field(default_factory=dict)
 
     @classmethod
@@ -171,6 +199,9 @@ class RoundRecord:
             wanted_batch_size=_known(outcome.wanted),
             computed=outcome.computed,
             dropped=outcome.dropped,
+            step_size=_known(outcome.step_size),
+            stability_limit=_known(outcome.stability_limit),
+            **_surveyed(tally.survey),
             refusals={str(client): why for client, why in outcome.refused.items()},
             **metrics,
         )
@@ -193,3 +224,20 @@ class RoundRecord:
 
 def _known(value: float) -> float | None:
     return None if math.isnan(value) else value
+
+
+def _surveyed(survey: Survey | None) -> dict[str, Any]:
+    """The fields of a measurement of the sharpness."""
+    if survey is None:
+        return {}
+    common = {"sharpness_bytes": survey.wire_bytes, "unmeasured": survey.failure}
+    reading = survey.reading
+    if reading is None:
+        return common
+    return common | {
+        "sharpness": reading.value,
+        "sharpness_residual": reading.residual,
+        "sharpness_spread": reading.spread,
+        "sharpness_clients": reading.clients,
+        "sharpness_products": reading.products,
+    }

@@ -81,6 +81,13 @@ class Roster:
             self._hear(node, answer)
         self._admit()
 
+    def able(self, capability: str) -> list[int]:
+        """The clients that offer a capability, in ascending order."""
+        known = {client: self._known.get(node) for client, node in sorted(self.nodes.items())}
+        return [
+            client for client, hello in known.items() if hello and capability in hello.capabilities
+        ]
+
     def client(self, node: int) -> int | None:
         """The client behind a node."""
         hello = self._known.get(node)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any, TypeVar
 
 import numpy as np
 
 from fedbias.gossip import GossipState
 from fedbias.packets import Packet
+from fedbias.sharpness import Reading
 from fedbias.state import ServerState
 from fedbias.vectors import Vector
 
@@ -64,6 +66,8 @@ def state_from(header: Mapping[str, Any], arrays: Arrays, memories: Mapping[int,
         batch_size=header.get("batch_size"),
         variances={kind: (rounds, variance) for kind, rounds, variance in spread},
         buffers=arrays.get("buffers"),
+        sharpness=Reading(**reading) if (reading := header.get("sharpness")) else None,
+        step_size=header.get("step_size"),
         **common,
     )
 
@@ -86,6 +90,8 @@ def _star(state: ServerState) -> tuple[dict[str, Vector], dict[str, Any]]:
         "counts": sorted(state.counts.items()),
         "batch_size": state.batch_size,
         "variances": sorted((kind, *known) for kind, known in state.variances.items()),
+        "sharpness": asdict(state.sharpness) if state.sharpness else None,
+        "step_size": state.step_size,
     }
 
 

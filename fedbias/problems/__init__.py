@@ -6,6 +6,7 @@ from .linear import LogisticLoss, Squares
 from .logistic import Logistic
 from .oracle import GemanMcClure, noisy
 from .policy import PolicySearch, Rollouts
+from .shallow_linear import ShallowLinear, ShallowLinearLoss
 from .tabular import DecisionProcess
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "LogisticLoss",
     "PolicySearch",
     "Rollouts",
+    "ShallowLinear",
+    "ShallowLinearLoss",
     "Squares",
     "noisy",
 ]

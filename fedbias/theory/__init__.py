@@ -1,6 +1,16 @@
 """The papers' statements as functions, a file for each paper."""
 
 from .adaptive import adagrad_norm_bound
+from .flat_minima import (
+    asymptotic_rate,
+    descent_limit,
+    descent_step,
+    flatness_bound,
+    flow_limit,
+    imbalance,
+    residual,
+    sharpness,
+)
 from .momentum import (
     momentum_contraction,
     momentum_descent,
@@ -42,15 +52,21 @@ __all__ = [
     "METHODS",
     "Tuned",
     "adagrad_norm_bound",
+    "asymptotic_rate",
     "averaged_variance",
     "contraction",
     "converse",
     "cube_covering",
+    "descent_limit",
+    "descent_step",
     "difference_bias",
     "differential_radii",
     "ef21_radii",
     "error_feedback_radii",
     "error_growth",
+    "flatness_bound",
+    "flow_limit",
+    "imbalance",
     "integer_covering",
     "lattice_covering",
     "lossless_rate",
@@ -65,6 +81,8 @@ __all__ = [
     "naive_radii",
     "pair_contraction",
     "relative_error",
+    "residual",
+    "sharpness",
     "transient",
     "tuned",
     "variance_ratio",

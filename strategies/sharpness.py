@@ -1,0 +1,130 @@
+"""The sharpness of the clients' mean loss, by messages: the core's Lanczos over their products."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.serverapp import Grid
+
+from fedbias.algorithm import Algorithm
+from fedbias.directions import check_directions
+from fedbias.ledger import LOST_MODEL
+from fedbias.rounds import Record, packet_of
+from fedbias.sharpness import HvpQuery, NotMeasured, Reading
+from fedbias.state import ServerState
+from fedbias.steps import measured, reading_of
+from fedbias.sums import vector_like
+from fedbias.vectors import Vector
+
+from .broadcast import size_of
+from .exchange import NEVER_CAME, exchange
+from .roster import Roster
+
+_LOG = logging.getLogger("flwr")
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What a round's measurement came to.
+
+    Attributes
+    ----------
+    reading : Reading or None
+        None where there is none, and ``failure`` says why.
+    wire_bytes : int
+        Of all the packets and headers sent and received for it.
+    """
+
+    reading: Reading | None
+    wire_bytes: int
+    failure: str | None = None
+
+
+def survey(
+    algorithm: Algorithm, state: ServerState, roster: Roster, grid: Grid, timeout: float
+) -> tuple[ServerState, Survey | None]:
+    """Measure if it is due: the state that knows what came of it, and how it went.
+
+    Where it fails the state is the same: training goes on with the last reading.
+    """
+    setting = algorithm.sharpness
+    if setting is None or not setting.due(state.round):
+        return state, None
+    roster.enrol(grid)
+    state = replace(state, enrolled={**state.enrolled, **roster.sizes})
+    messages = _Products(grid, roster, timeout, state)
+    try:
+        reading = reading_of(algorithm, setting, state, roster.able("hvp"), messages.ask)
+    except NotMeasured as reason:
+        went_on = "the last one holds" if state.sharpness else "there is none yet"
+        _LOG.warning(
+            "round %s: the sharpness was not measured, %s: %s", state.round + 1, went_on, reason
+        )
+        return state, Survey(None, messages.wire_bytes, str(reason))
+    if algorithm.steering and reading.value <= 0:
+        _LOG.warning(
+            "round %s: the sharpness is %.3g: no step size follows from it, the last one stays",
+            *(state.round + 1, reading.value),
+        )
+    return measured(algorithm, state, reading), Survey(reading, messages.wire_bytes)
+
+
+class _Products:
+    """Products by messages: the point goes along once, and again to who has lost it."""
+
+    def __init__(self, grid: Grid, roster: Roster, timeout: float, state: ServerState) -> None:
+        self._grid, self._roster, self._timeout = grid, roster, timeout
+        self._point, self._group = state.point, str(state.round + 1)
+        self._holders: set[int] = set()
+        self.wire_bytes = 0
+
+    def ask(self, queries: Sequence[HvpQuery]) -> list[Vector]:
+        """All the products, in order: without one, it would not be the same operator's any more."""
+        records = self._exchanged(queries)
+        lost = [query for query in queries if not records[query.client]]
+        self._holders -= {query.client for query in lost}
+        records |= self._exchanged(lost)
+        return [self._opened(query.client, records[query.client]) for query in queries]
+
+    def _exchanged(self, queries: Sequence[HvpQuery]) -> dict[int, Record]:
+        """Client → its answer's record, which is empty where it has lost the point."""
+        replies = list(exchange(self._grid, self._messages(queries), self._timeout))
+        records = dict(self._answer(reply) for reply in replies)
+        if silent := sorted({query.client for query in queries} - set(records)):
+            raise NotMeasured(f"client {silent[0]} did not answer within {self._timeout:g} s")
+        return records
+
+    def _messages(self, queries: Sequence[HvpQuery]) -> Iterator[Message]:
+        for query in queries:
+            if query.client not in self._holders:
+                query = replace(query, point=self._point)
+            self._holders.add(query.client)
+            record = query.to_record()
+            self.wire_bytes += size_of(record)
+            content = RecordDict({"fedbias": ConfigRecord(record)})
+            node = self._roster.nodes[query.client]
+            yield Message(content, node, "query.hvp", group_id=self._group)
+
+    def _answer(self, reply: Message) -> tuple[int, Record]:
+        client = self._roster.client(reply.metadata.src_node_id)
+        if client is None:
+            raise NotMeasured(f"node {reply.metadata.src_node_id} is not enrolled any more")
+        if not reply.has_error():
+            record: Record = dict(reply.content.config_records.get("fedbias", {}))
+            self.wire_bytes += size_of(record)
+            return client, record
+        if reply.error.code == LOST_MODEL:
+            return client, {}
+        never = reply.error.code in NEVER_CAME
+        raise NotMeasured(f"client {client}: {'no answer' if never else reply.error.reason}")
+
+    def _opened(self, client: int, record: Record) -> Vector:
+        try:
+            packet = packet_of(record, "product")
+            check_directions(packet, 0)  # it comes as it is
+            return vector_like(self._point, packet)
+        except ValueError as reason:
+            raise NotMeasured(f"client {client}: {reason}") from None
