@@ -23,9 +23,9 @@ from fedbias.objectives import Objective, capabilities
 from fedbias.optimizers import Optimizer, State
 from fedbias.rounds import Report
 from fedbias.server import apply, plan_for
-from fedbias.sharpness import BySharpness, HvpQuery, Lanczos, NotMeasured, Reading, product
+from fedbias.sharpness import BySharpness, HvpQuery, Lanczos, NotMeasured, Reading, product, read
 from fedbias.state import Outcome, ServerState
-from fedbias.steps import measured, reading_of
+from fedbias.steps import measured
 from fedbias.stopping import Until
 from fedbias.vectors import Vector
 
@@ -225,7 +225,8 @@ def _reading(
                 raise NotMeasured(f"client {query.client}: {reason}") from None
 
     able = [m for m, objective in enumerate(objectives) if "hvp" in capabilities(objective)]
-    return reading_of(algorithm, setting, state, able, ask)
+    weights = {client: algorithm.weight(objectives[client].size) for client in able}
+    return read(setting, algorithm.seed, state.round, state.point, weights, ask)
 
 
 def _answers(

@@ -13,9 +13,9 @@ from fedbias.algorithm import Algorithm
 from fedbias.directions import check_directions
 from fedbias.ledger import LOST_MODEL
 from fedbias.rounds import Record, packet_of
-from fedbias.sharpness import HvpQuery, NotMeasured, Reading
+from fedbias.sharpness import HvpQuery, NotMeasured, Reading, read
 from fedbias.state import ServerState
-from fedbias.steps import measured, reading_of
+from fedbias.steps import measured
 from fedbias.sums import vector_like
 from fedbias.vectors import Vector
 
@@ -54,10 +54,10 @@ def survey(
     if setting is None or not setting.due(state.round):
         return state, None
     roster.enrol(grid)
-    state = replace(state, enrolled={**state.enrolled, **roster.sizes})
+    weights = {client: algorithm.weight(roster.sizes[client]) for client in roster.able("hvp")}
     messages = _Products(grid, roster, timeout, state)
     try:
-        reading = reading_of(algorithm, setting, state, roster.able("hvp"), messages.ask)
+        reading = read(setting, algorithm.seed, state.round, state.point, weights, messages.ask)
     except NotMeasured as reason:
         went_on = "the last one holds" if state.sharpness else "there is none yet"
         _LOG.warning(

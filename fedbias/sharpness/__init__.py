@@ -2,7 +2,7 @@
 
 from .lanczos import Eigenpair, NotMeasured, top_eigenpair, top_eigenpairs
 from .query import HvpQuery, check_of, product
-from .reading import Reading, measured_clients, read
+from .reading import Reading, read
 from .settings import BySharpness, Lanczos, by_sharpness, lanczos
 
 __all__ = [
@@ -15,7 +15,6 @@ __all__ = [
     "by_sharpness",
     "check_of",
     "lanczos",
-    "measured_clients",
     "product",
     "read",
     "top_eigenpair",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +12,10 @@ from fedbias.randomness import SERVER, Purpose, sample_clients
 from fedbias.vectors import Vector
 
 from .lanczos import Eigenpair, NotMeasured, top_eigenpair
+from .query import HvpQuery, check_of
 from .settings import Lanczos
 
-Products = Callable[[Vector], Iterable[tuple[float, Vector]]]  # v → (w_m, H_m·v), in client order
+Ask = Callable[[list[HvpQuery]], Iterable[Vector]]  # queries → the products, in their order
 
 
 @dataclass(frozen=True)
@@ -47,56 +48,59 @@ class Reading:
     spread: float | None
 
 
-def measured_clients(setting: Lanczos, seed: int, round: int, able: Iterable[int]) -> list[int]:
-    """Whose curvature is measured, in ascending order (NotMeasured if there is nobody)."""
-    known = sorted(able)
-    if not known:
-        raise NotMeasured("no client can compute Hessian-vector products")
-    count = max(1, math.floor(setting.fraction * len(known) + 0.5))
-    return sample_clients(seed, round, known, count, Purpose.MEASURED)
-
-
 def read(
     setting: Lanczos,
     seed: int,
     round: int,
     point: Vector,
-    products: Products,
-    everyone: int,
+    weights: Mapping[int, float],
+    ask: Ask,
 ) -> Reading:
-    """Measure the sharpness at a point.
+    """Measure the sharpness of the clients' mean loss at a point.
 
     Parameters
     ----------
+    seed, round : int
+        The run's seed, and the round before whose step this is.
     point : ndarray, shape (dim,)
-        Whose length and dtype the vectors have.
-    products : callable
-        v → for each asked client, in the same order each time, its weight and its H_m·v.
-    everyone : int
-        How many clients there are that could be asked.
+        Whose length and dtype the products have.
+    weights : mapping of int to float
+        Client → its weight in the mean, of those that can compute products.
+    ask : callable
+        One query, without the point, for each measured client, in ascending order → their products.
 
     Raises
     ------
     NotMeasured
-        If a product cannot be had.
+        If nobody can, ``ask`` says so, or a product is not finite.
     """
+    clients, check = _measured_clients(setting, seed, round, weights), check_of(point)
+
+    def products(vector: Vector) -> Iterator[tuple[float, Vector]]:
+        answers = ask([HvpQuery(client, round, seed, vector, check) for client in clients])
+        for client, product in zip(clients, answers, strict=True):
+            yield weights[client], product
+
     mean = _Mean(products)
-    found = top_eigenpair(
-        mean,
-        point.size,
-        setting.steps,
-        [seed, round, SERVER, int(Purpose.LANCZOS)],
-        dtype=point.dtype,
-        tolerance=setting.tolerance,
-    )
-    spread = mean.spread(found, everyone)
-    return Reading(round, found.value, found.residual, found.products, mean.clients, spread)
+    begin = [seed, round, SERVER, int(Purpose.LANCZOS)]
+    most = (point.size, setting.steps, begin)
+    found = top_eigenpair(mean, *most, dtype=point.dtype, tolerance=setting.tolerance)
+    spread = mean.spread(found, len(weights))
+    return Reading(round, found.value, found.residual, found.products, len(clients), spread)
+
+
+def _measured_clients(setting: Lanczos, seed: int, round: int, able: Collection[int]) -> list[int]:
+    """Whose curvature is measured, in ascending order (NotMeasured if there is nobody)."""
+    if not able:
+        raise NotMeasured("no client can compute Hessian-vector products")
+    count = max(1, math.floor(setting.fraction * len(able) + 0.5))
+    return sample_clients(seed, round, able, count, Purpose.MEASURED)
 
 
 class _Mean:
     """v → Σ w_m·H_m·v / Σ w_m, and how the clients' ⟨v, H_m·v⟩ differ in the last of them."""
 
-    def __init__(self, products: Products) -> None:
+    def __init__(self, products: Callable[[Vector], Iterable[tuple[float, Vector]]]) -> None:
         self._products = products
         self._last: list[tuple[float, float]] = []  # (w_m, ⟨v, H_m·v⟩)
 
@@ -109,11 +113,6 @@ class _Mean:
                 mass += weight
                 self._last.append((weight, float(np.dot(vector, product))))
             return total / mass
-
-    @property
-    def clients(self) -> int:
-        """How many answered each time."""
-        return len(self._last)
 
     def spread(self, found: Eigenpair, everyone: int) -> float | None:
         """The standard error of λ̂: of a weighted mean over a sample without replacement."""

@@ -1,6 +1,6 @@
 """The papers' experiments, each a folder; ``python -m simulations reproduce NAME``."""
 
-from . import adadagrad, biases, differential, feedback, hybrid, momentum
+from . import adadagrad, biases, differential, feedback, flat_minima, hybrid, momentum
 from .base import Cell, Options, Reproduction, Result, Results
 from .runner import check, compute
 
@@ -11,6 +11,7 @@ REPRODUCTIONS = {
     "feedback": feedback.REPRODUCTION,
     "adadagrad": adadagrad.REPRODUCTION,
     "hybrid": hybrid.REPRODUCTION,
+    "flat-minima": flat_minima.REPRODUCTION,
 }
 
 __all__ = [
