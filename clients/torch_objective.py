@@ -52,9 +52,9 @@ class TorchObjective:
 
     Notes
     -----
-    Training mode for gradients, evaluation mode for ``loss`` and ``metrics``. Dropout is seeded by
-    ``draw_key``, the point and the batch: clients and rounds draw different masks, and a repeated
-    plan has identical bytes. Same bits on every engine are
+    Training mode for gradients and the Hessian's products, evaluation mode for ``loss`` and
+    ``metrics``. Dropout is seeded by ``draw_key``, the point and the batch: clients and rounds draw
+    different masks, and a repeated plan has identical bytes. Same bits on every engine are
     promised for one torch build with one thread, not across devices or builds.
     """
 
@@ -125,7 +125,10 @@ class TorchObjective:
         return directional(self._flat, self._loss, point, vector, self._pieces(batch))
 
     def hvp(self, point: Vector, vector: Vector, batch: Batch | None = None) -> Vector:
-        """∇²f_m·vector by double backward, in training mode, shape (dim,)."""
+        """∇²f_m·vector, the slope of ``gradient``, by double backward; shape (dim,).
+
+        ValueError where the module or the loss has no second derivatives.
+        """
         with self._seeded(point, batch):
             return product(self._flat, self._loss, point, vector, self._pieces(batch))
 

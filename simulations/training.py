@@ -112,7 +112,10 @@ def _decentralized(settings: Settings) -> Gossip:
 def show(progress: Progress, settings: Settings, title: str) -> None:
     """Begin to show a run: with its samples where they end it, with b where a rule chooses it."""
     goal, ruled = settings.made("stop", Until).samples, isinstance(settings.batch_size, str)
-    progress.start(settings.rounds, title, samples=goal, batches=ruled)
+    shown: dict[str, Any] = {"samples": goal, "batches": ruled}
+    if settings.sharpness:
+        shown["measures"] = settings.made("sharpness", fb.Lanczos).due
+    progress.start(settings.rounds, title, **shown)
 
 
 def train(

@@ -81,45 +81,53 @@ class _Products:
         self._holders: set[int] = set()
         self.wire_bytes = 0
 
-    def ask(self, queries: Sequence[HvpQuery]) -> list[Vector]:
+    def ask(self, queries: Sequence[HvpQuery]) -> Iterator[Vector]:
         """All the products, in order: without one, it would not be the same operator's any more."""
         records = self._exchanged(queries)
         lost = [query for query in queries if not records[query.client]]
-        self._holders -= {query.client for query in lost}
-        records |= self._exchanged(lost)
-        return [self._opened(query.client, records[query.client]) for query in queries]
+        if lost:
+            self._holders -= {query.client for query in lost}
+            records |= self._exchanged(lost)
+        return (self._opened(query.client, records[query.client]) for query in queries)
 
     def _exchanged(self, queries: Sequence[HvpQuery]) -> dict[int, Record]:
         """Client → its answer's record, which is empty where it has lost the point."""
         replies = list(exchange(self._grid, self._messages(queries), self._timeout))
-        records = dict(self._answer(reply) for reply in replies)
+        replies.sort(key=self._client)  # so that the first who failed does not depend on the order
+        records = {self._client(reply): self._answer(reply) for reply in replies}
         if silent := sorted({query.client for query in queries} - set(records)):
             raise NotMeasured(f"client {silent[0]} did not answer within {self._timeout:g} s")
         return records
 
     def _messages(self, queries: Sequence[HvpQuery]) -> Iterator[Message]:
+        packets = dict[bool, Record]()  # by whether the point is there; encoded once for all
         for query in queries:
-            if query.client not in self._holders:
-                query = replace(query, point=self._point)
+            held = query.client in self._holders
+            if held not in packets:
+                packets[held] = replace(query, point=None if held else self._point).to_record()
             self._holders.add(query.client)
-            record = query.to_record()
+            record = packets[held] | {"header": query.header()}
             self.wire_bytes += size_of(record)
             content = RecordDict({"fedbias": ConfigRecord(record)})
             node = self._roster.nodes[query.client]
             yield Message(content, node, "query.hvp", group_id=self._group)
 
-    def _answer(self, reply: Message) -> tuple[int, Record]:
+    def _client(self, reply: Message) -> int:
         client = self._roster.client(reply.metadata.src_node_id)
         if client is None:
             raise NotMeasured(f"node {reply.metadata.src_node_id} is not enrolled any more")
+        return client
+
+    def _answer(self, reply: Message) -> Record:
         if not reply.has_error():
             record: Record = dict(reply.content.config_records.get("fedbias", {}))
             self.wire_bytes += size_of(record)
-            return client, record
+            return record
         if reply.error.code == LOST_MODEL:
-            return client, {}
+            return {}
         never = reply.error.code in NEVER_CAME
-        raise NotMeasured(f"client {client}: {'no answer' if never else reply.error.reason}")
+        why = "no answer" if never else reply.error.reason
+        raise NotMeasured(f"client {self._client(reply)}: {why}")
 
     def _opened(self, client: int, record: Record) -> Vector:
         try:

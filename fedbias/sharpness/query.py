@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
+from fedbias.compressors.base import check_vector
 from fedbias.headers import Check, read_header, whole
 from fedbias.objectives import Objective, require
 from fedbias.packets import PacketError
@@ -47,12 +48,13 @@ class HvpQuery:
     check: int
     point: Vector | None = None
 
+    def header(self) -> str:
+        """All of the query but its vectors, as JSON."""
+        return json.dumps({name: getattr(self, name) for name in _QUERY})
+
     def to_record(self) -> Record:
         """The query as a header and one or two packets."""
-        record: Record = {
-            "header": json.dumps({name: getattr(self, name) for name in _QUERY}),
-            "vector": dense(self.vector),
-        }
+        record: Record = {"header": self.header(), "vector": dense(self.vector)}
         return record if self.point is None else record | {"point": dense(self.point)}
 
     @classmethod
@@ -76,7 +78,8 @@ def product(objective: Objective, query: HvpQuery, point: Vector) -> Vector:
     Raises
     ------
     ValueError
-        If the objective has no Hessian-vector products, or point and vector do not fit it.
+        If the objective has no Hessian-vector products, point and vector do not fit it, or the
+        product does not fit them or is not finite.
     """
     require(objective, {"hvp"}, "the sharpness")
     if point.size != objective.dim or query.vector.shape != point.shape:
@@ -85,5 +88,11 @@ def product(objective: Objective, query: HvpQuery, point: Vector) -> Vector:
         )
     if hasattr(objective, "draw_key"):
         cast(Any, objective).draw_key = (query.seed, query.round, query.client)
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused later
-        return cast(Vector, cast(Any, objective).hvp(point, query.vector))
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
+        found = cast(Vector, cast(Any, objective).hvp(point, query.vector))
+    if found.shape != point.shape or found.dtype != point.dtype:
+        raise ValueError(
+            f"hvp gives {found.dtype} of shape {found.shape}, not {point.dtype} of {point.shape}"
+        )
+    check_vector(found)
+    return found

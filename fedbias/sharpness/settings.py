@@ -69,20 +69,19 @@ class BySharpness:
         checks.real(self.name, "c", self.c, above=0)
         checks.real(self.name, "hysteresis", self.hysteresis, least=0)
         checks.real(self.name, "smallest", self.smallest, above=0)
-        if not self.largest >= self.smallest:
-            raise ValueError(
-                f"{self.name}: largest must be at least smallest = {self.smallest}, not "
-                f"{self.largest!r}"
-            )
+        checks.real(self.name, "largest", self.largest, least=self.smallest, infinite=True)
 
     def step_size(self, now: float | None, sharpness: float) -> float | None:
-        """The step size from here on; ``now``, the one so far, where λ̂ ≤ 0 bounds none.
+        """The step size from here on; ``now``, the one so far, where λ̂ bounds none: if it is ≤ 0,
+        or so small that c/λ̂ overflows.
 
         None for ``now`` is before the first measurement that did.
         """
         if not sharpness > 0:
             return now
         wanted = min(max(self.c / sharpness, self.smallest), self.largest)
+        if math.isinf(wanted):
+            return now
         if now is not None and now <= wanted <= (1 + self.hysteresis) * now:
             return now
         return wanted

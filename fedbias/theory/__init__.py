@@ -39,6 +39,7 @@ from .schedules import (
     memory_radii,
     naive_radii,
 )
+from .stability import quadratic_radius
 from .zeroth_order import (
     averaged_variance,
     difference_bias,
@@ -80,6 +81,7 @@ __all__ = [
     "naive_contraction",
     "naive_radii",
     "pair_contraction",
+    "quadratic_radius",
     "relative_error",
     "residual",
     "sharpness",

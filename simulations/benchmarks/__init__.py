@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from . import cohort, directions, edge, quantizers, statistics
+from . import cohort, directions, edge, quantizers, sharpness, statistics
 from .measure import Finding
 
 BENCHMARKS: dict[str, Callable[[int], Finding]] = {
@@ -10,6 +10,7 @@ BENCHMARKS: dict[str, Callable[[int], Finding]] = {
     "directions": directions.benchmark,
     "edge": edge.benchmark,
     "quantizers": quantizers.benchmark,
+    "sharpness": sharpness.benchmark,
     "statistics": statistics.benchmark,
 }
 

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from html import escape
 
 from .axes import Points, log_axis, round_axis
-from .charts import Curve, Panel, svg
+from .charts import svg
+from .panels import Curve, Panel
 from .runs import Run
 
 _CURVES = ("‖∇f_m‖²", "‖b_m‖²", "floor: twice the mean of ‖b_m‖² so far", "‖ĝ‖²")

@@ -3,23 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Sequence
 from html import escape
+from typing import TypeVar
 
-from .axes import (
-    Axis,
-    Points,
-    bytes_axis,
-    linear_axis,
-    log_axis,
-    loss_axis,
-    round_axis,
-    samples_axis,
-)
-from .rows import reference_index
-from .runs import Run
+from .panels import Curve, Panel
+
+T = TypeVar("T", bound=tuple[float, ...])
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart, behind a neutral first one;
 # the second tuple is for a dark page. More curves than colours differ by their dashes.
@@ -31,73 +21,7 @@ _WIDTH, _HEIGHT = 480, 300
 _LEFT, _RIGHT, _TOP, _BOTTOM = 62, 16, 12, 46
 _INNER = (_WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM)
 _POINTS = 400
-_LOSSES = {"train_loss": "training loss", "test_loss": "test loss"}
-_SIZES = {"batch_size": "batch size", "spread": "spread between models"}
-_ACROSS: dict[str, tuple[Callable[[Sequence[float]], Axis], str]] = {
-    "round": (round_axis, "rounds"),
-    "total_samples": (samples_axis, "samples"),
-    "total_uplink_bytes": (partial(bytes_axis, "uplink bytes so far"), "uplink bytes"),
-}
-
-
-@dataclass(frozen=True)
-class Curve:
-    """The name of a run, the index of its colour, and its points; NaN where it was not finite."""
-
-    name: str
-    index: int
-    points: Points
-
-
-@dataclass(frozen=True)
-class Panel:
-    """One chart: a title, two axes and a curve for every run."""
-
-    title: str
-    across: Axis
-    up: Axis
-    curves: list[Curve]
-
-
-def colour_indices(runs: Sequence[Run]) -> list[int]:
-    """Give every run a colour: the neutral one, index 0, to the run the others compare with."""
-    if len(runs) == 1:
-        return [1]
-    reference = reference_index(runs)
-    return [0 if i == reference else i + (i < reference) for i in range(len(runs))]
-
-
-def panels(runs: Sequence[Run]) -> list[Panel]:
-    """Choose the charts that the runs have numbers for, the most telling first.
-
-    Accuracy and loss, each against the uplink bytes and against the rounds; without accuracies
-    the losses alone, on a logarithmic axis. Runs that differ in their batch sizes are compared at
-    equal samples before that; where a rule changed a size, the sizes are drawn too, and the
-    spread between clients that own their models.
-    """
-    classified = any(math.isfinite(value) for run in runs for value in run.values("accuracy"))
-    loss = "train_loss" if any(run.values("train_loss") for run in runs) else "test_loss"
-    sizes = [set(run.values("batch_size")) for run in runs]
-    measured = ["accuracy", loss] if classified else [loss]
-    shown = [(key, column) for key in measured for column in ("total_uplink_bytes", "round")]
-    if any(len(found) > 1 for found in sizes):
-        shown.insert(0 if runs[1:] else len(shown), ("batch_size", "total_samples"))
-    if any(found != sizes[0] for found in sizes):
-        shown.insert(0, (measured[0] if classified else "test_loss", "total_samples"))
-        if classified:
-            shown.append(("test_loss", "total_samples"))
-    if any(run.values("spread") for run in runs):
-        shown.append(("spread", "round"))
-    indices = colour_indices(runs)
-    made = []
-    for key, column in shown:
-        curves = [
-            Curve(run.name, index, _points(run, column, key))
-            for run, index in zip(runs, indices, strict=True)
-        ]
-        if any(math.isfinite(y) for curve in curves for _, y in curve.points):
-            made.append(_panel(key, column, curves, log=not classified))
-    return made
+_FEW = 60  # points that can be told apart
 
 
 def svg(panel: Panel) -> str:
@@ -106,7 +30,8 @@ def svg(panel: Panel) -> str:
     The colours come from the classes ``c0``, ``c1``, … (see :func:`palette`).
     """
     lines = [
-        f'<g class="curve c{curve.index}"><title>{escape(curve.name)}</title>{shape}</g>'
+        f'<g class="{"limit" if curve.limit else "curve"} c{curve.index}">'
+        f"<title>{escape(curve.name)}</title>{shape}</g>"
         for curve in panel.curves
         if (shape := _shape(curve, panel))
     ]
@@ -137,43 +62,39 @@ def dash(index: int) -> str:
     return f' stroke-dasharray="{lengths}"' if lengths else ""
 
 
-def _points(run: Run, column: str, key: str) -> Points:
-    points = run.curve(column, key)
-    if key == "spread":  # none at a common start, which has no place on a logarithmic axis
-        points = [point for point in points if point[1] > 0]
-    return [point for point in points if point[0] > 0] if column == "total_uplink_bytes" else points
+def few(curve: Curve) -> bool:
+    """Whether a curve's points are drawn one by one."""
+    return curve.dots and len(curve.points) <= _FEW
 
 
-def _panel(key: str, column: str, curves: list[Curve], *, log: bool) -> Panel:
-    finite = [(x, y) for curve in curves for x, y in curve.points if math.isfinite(y)]
-    xs, ys = [x for x, _ in finite], [y for _, y in finite]
-    make, against = _ACROSS[column]
-    if key == "accuracy":
-        up = linear_axis("test accuracy", ys, lambda share: f"{round(100 * share, 6):g} %", most=1)
-    elif key in _SIZES:
-        up = log_axis(_SIZES[key], ys)
-    else:
-        up = loss_axis(_LOSSES[key], [curve.points for curve in curves], log=log)
-    return Panel(f"{up.label.capitalize()} against {against}", make(xs), up, curves)
-
-
-def _thinned(points: Points) -> Points:
+def _thinned(points: Sequence[T]) -> Sequence[T]:
     return points[:: -max(1, math.ceil(len(points) / _POINTS))][::-1]
 
 
 def _shape(curve: Curve, panel: Panel) -> str:
-    width, height = _INNER
-    shown = [
-        (width * across, height * (1 - up))
-        for x, y in _thinned(curve.points)
-        if (across := panel.across.place(x)) is not None and (up := panel.up.place(y)) is not None
-    ]
+    shown = [place for x, y in _thinned(curve.points) if (place := _place(panel, x, y))]
     if not shown:
         return ""
     line = " ".join(f"{x:.1f},{y:.1f}" for x, y in shown)
-    x, y = shown[-1]
-    end = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"/>'
-    return f'<polyline points="{line}"{dash(curve.index)}/>{end}'
+    circled = [] if curve.limit else shown if few(curve) else shown[-1:]
+    circles = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3"/>' for x, y in circled)
+    return f'<polyline points="{line}"{dash(curve.index)}/>{_bars(curve, panel)}{circles}'
+
+
+def _bars(curve: Curve, panel: Panel) -> str:
+    """The error bars as one path; what is below a logarithmic axis ends with it."""
+    lines = []
+    for x, low, high in _thinned(curve.bars):
+        top, end = _place(panel, x, high), _place(panel, x, max(low, panel.up.low))
+        if top and end:
+            lines.append(f"M{top[0]:.1f} {top[1]:.1f}V{end[1]:.1f}")
+    return f'<path d="{"".join(lines)}"/>' if lines else ""
+
+
+def _place(panel: Panel, x: float, y: float) -> tuple[float, float] | None:
+    """Where a point is drawn; None where an axis has no place for it."""
+    across, up = panel.across.place(x), panel.up.place(y)
+    return None if across is None or up is None else (_INNER[0] * across, _INNER[1] * (1 - up))
 
 
 def _frame(panel: Panel) -> list[str]:

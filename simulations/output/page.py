@@ -47,7 +47,8 @@ figure svg svg{display:inline;overflow:hidden}
 .mid{text-anchor:middle}.end{text-anchor:end}svg .soft{fill:var(--soft)}
 .grid,.axis{fill:none;stroke:var(--line)}.axis{stroke:var(--soft)}
 .curve polyline,.key line{fill:none;stroke:var(--c);stroke-width:2;stroke-linejoin:round}
-.curve circle{fill:var(--c)}
+.curve circle{fill:var(--c)}.curve path{fill:none;stroke:var(--c);stroke-width:1.5}
+.limit polyline{fill:none;stroke:var(--c);stroke-dasharray:4 3}
 code{font:.85rem/1.5 ui-monospace,SFMono-Regular,Menlo,Consolas,monospace;overflow-wrap:anywhere}
 pre{margin:0 0 .9rem;white-space:pre-wrap}
 @media(max-width:32rem){figure svg{font-size:15px}th,td{padding:.35rem .5rem}}

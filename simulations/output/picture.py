@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .charts import LIGHT, Panel, panels, pattern
+from .axes import Points
+from .charts import LIGHT, few, pattern
+from .panels import Curve, Panel, panels
 from .runs import Run, absolute
 
 
@@ -37,11 +39,7 @@ def write_picture(runs: Sequence[Run], path: str | Path) -> Path:
 
 def _plot(axes: Any, panel: Panel) -> None:
     for curve in panel.curves:
-        shown = [point for point in curve.points if panel.up.place(point[1]) is not None]
-        (line,) = axes.plot([x for x, _ in shown], [y for _, y in shown], linewidth=1.8)
-        dashes = pattern(curve.index)
-        line.set(color=LIGHT[curve.index % len(LIGHT)], label=curve.name.replace("$", r"\$"))
-        line.set_linestyle((0, dashes) if dashes else "-")
+        _draw(axes, curve, [p for p in curve.points if panel.up.place(p[1]) is not None])
     axes.set_xscale("log" if panel.across.log else "linear")
     axes.set_yscale("log" if panel.up.log else "linear")
     axes.set(xlim=(panel.across.low, panel.across.high), ylim=(panel.up.low, panel.up.high))
@@ -52,3 +50,17 @@ def _plot(axes: Any, panel: Panel) -> None:
     axes.grid(color="#e3e6ea")
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(panel.title, fontsize=11, loc="left")
+
+
+def _draw(axes: Any, curve: Curve, shown: Points) -> None:
+    colour = LIGHT[curve.index % len(LIGHT)]
+    xs, ys = [x for x, _ in shown], [y for _, y in shown]
+    if curve.limit:
+        axes.plot(xs, ys, color=colour, linewidth=1, linestyle="--")
+        return
+    (line,) = axes.plot(xs, ys, linewidth=1.8, marker="o" if few(curve) else "", markersize=4)
+    line.set(color=colour, label=curve.name.replace("$", r"\$"))
+    dashes = pattern(curve.index)
+    line.set_linestyle((0, dashes) if dashes else "-")
+    for x, low, high in curve.bars:
+        axes.plot([x, x], [low, high], color=colour, linewidth=1)

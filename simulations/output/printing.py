@@ -11,7 +11,7 @@ from .tables import text_table
 
 # In a narrow terminal: how far names are folded, and what is left out after that, in this order.
 _FOLDED = 16
-_SPARE = ("best", "time", "samples", "rounds", "average batch", "uplink")
+_SPARE = ("best", "time", "samples", "measuring", "rounds", "average batch", "ηλ", "uplink")
 
 
 def print_table(rows: Sequence[Row], stream: TextIO | None = None) -> None:

@@ -19,9 +19,12 @@ _SHOWN: dict[str, tuple[str, Callable[[float], str]]] = {
     "train_loss": ("loss", human_loss),
     "test_loss": ("test loss", human_loss),
     "accuracy": ("accuracy", human_accuracy),
+    "sharpness": ("λ̂", human_loss),
+    "stability_limit": ("limit", human_loss),
     "batch_size": ("batch", human_batch),
     "total_uplink_bytes": ("uplink", human_bytes),
 }
+_MEASURING = "measuring λ̂"
 
 
 class Progress:
@@ -78,6 +81,7 @@ class Progress:
         *,
         samples: float | None = None,
         batches: bool = False,
+        measures: Callable[[int], bool] = lambda rounds: False,
     ) -> None:
         """Begin the next run.
 
@@ -87,11 +91,13 @@ class Progress:
             How many examples end the run, if the rounds do not.
         batches : bool
             Whether to show the batch size.
+        measures : callable
+            Whether the sharpness is measured after so many rounds.
         """
         self.finish()
         self._cell += 1
         self._title = f"[{self._cell}/{self._cells}] {name}" if self._cells > 1 else name
-        self._total, self._samples = max(1, total_rounds), samples
+        self._total, self._samples, self._measures = max(1, total_rounds), samples, measures
         self._shown = [key for key in _SHOWN if batches or key != "batch_size"]
         self._record: Mapping[str, Any] = {}
         self._stopped: str | None = None
@@ -122,12 +128,12 @@ class Progress:
             if value is not None:
                 self._values[key] = value
         if self._live:
-            done, left = self._done()[-1], self._left()
+            done, left = self._done()[-1], self._measuring() or self._left()
             room = self._live.room(done, left)
             words = next((each for each in self._words() if len(each) <= room), "")
             self._live.show(self._share(), done, words, left)
         elif self._due():
-            self._print(self._left())
+            self._print(self._left() or self._measuring())
 
     def finish(self) -> None:
         """End the run, wherever it is, and leave one line about its last round."""
@@ -181,14 +187,23 @@ class Progress:
         known = [key for key in self._shown if key in self._values]
         if "accuracy" in known:
             known = [key for key in known if key != "test_loss"]
-        spare = ("train_loss" if "accuracy" in known else "test_loss", "batch_size")
+        spare = ["train_loss" if "accuracy" in known else "test_loss", "batch_size"]
+        if "sharpness" in known:
+            spare.insert(0, "stability_limit")
+        else:  # a limit to nothing
+            known = [key for key in known if key != "stability_limit"]
         lines = [known]
-        for key in (*spare, "total_uplink_bytes"):
+        for key in (*spare, "total_uplink_bytes", "sharpness"):
             lines.append([other for other in lines[-1] if other != key])
         return [
             "  ".join(f"{_SHOWN[key][0]} {_SHOWN[key][1](self._values[key])}" for key in line)
             for line in lines
         ]
+
+    def _measuring(self) -> str:
+        """What the next round begins with, where that may take long."""
+        over = self._stopped or self._share() >= 1
+        return _MEASURING if not over and self._measures(self._round()) else ""
 
     def _left(self) -> str:
         """Give the time left at the pace so far; a resumed run's earlier rounds do not count."""

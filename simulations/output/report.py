@@ -7,8 +7,9 @@ from html import escape
 from pathlib import Path
 
 from .bias import bias_charts
-from .charts import DARK, LIGHT, colour_indices, dash, palette, panels, svg
+from .charts import DARK, LIGHT, dash, palette, svg
 from .page import page, pairs, section, shared, table, write_value
+from .panels import colour_indices, panels
 from .picture import write_picture
 from .rows import Row, comparison_table
 from .runs import Run, absolute, write_text
@@ -85,6 +86,16 @@ def _results(rows: Sequence[Row], names: Sequence[str]) -> str:
         note += " Missing: replies lost or refused."
     if "saturated" in headings:
         note += " Saturated: replies whose vector was longer than its preset radius."
+    if "sharpness" in headings:
+        note += (
+            " Sharpness: λ̂, the largest eigenvalue of the mean loss's Hessian, when it was last "
+            "measured"
+        )
+        note += "; ηλ: times the step size that followed." if "ηλ" in headings else "."
+    if "measuring" in headings:
+        note += " Measuring: what was sent both ways for it, which is not in the uplink."
+    if "unmeasured" in headings:
+        note += " Unmeasured: rounds in which that failed; rounds.jsonl says why."
     if "average batch" in headings:
         note += " Average batch: what each client was asked for, over the rounds."
     if "samples" in headings:
@@ -94,15 +105,16 @@ def _results(rows: Sequence[Row], names: Sequence[str]) -> str:
 
 
 def _charts(runs: Sequence[Run], names: Sequence[str]) -> str:
+    shown = panels(runs)
     figures = [
-        f"<figure><figcaption>{panel.title}</figcaption>{svg(panel)}</figure>"
-        for panel in panels(runs)
+        f"<figure><figcaption>{panel.title}</figcaption>{svg(panel)}</figure>" for panel in shown
     ]
     if not figures:
         return '<p class="soft">No round was evaluated.</p>'
     items = "".join(f"<li>{name}</li>" for name in names)
     legend = f'<ul class="legend">{items}</ul>' if len(runs) > 1 else ""
-    return f'{legend}<div class="charts">{"".join(figures)}</div>'
+    notes = "".join(f'<p class="note soft">{p.note}</p>' for p in shown if p.note)
+    return f'{legend}<div class="charts">{"".join(figures)}</div>{notes}'
 
 
 def _names(runs: Sequence[Run]) -> list[str]:

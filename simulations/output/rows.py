@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from .runs import Run
+from .runs import Record, Run, number
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,15 @@ class Row:
         Whether a rule chose b.
     accuracy_spread, loss_spread : float or None
         Standard deviations over seeds, where the run is the mean of several.
+    sharpness, sharpness_spread : float or None
+        The last λ̂, and its standard deviation over seeds; of one run the standard error over its
+        sample of clients.
+    step_sharpness, stability : float or None
+        ηλ̂ of that round, and below which such steps converge on a quadratic; over seeds, the mean.
+    sharpness_bytes : float
+        Sent and received to measure it, which is not in ``uplink_bytes``; over seeds, the mean.
+    unmeasured : float
+        In how many rounds it should have been measured and was not; over seeds, the mean.
     """
 
     name: str
@@ -60,6 +69,12 @@ class Row:
     ruled: bool = False
     accuracy_spread: float | None = None
     loss_spread: float | None = None
+    sharpness: float | None = None
+    sharpness_spread: float | None = None
+    step_sharpness: float | None = None
+    stability: float | None = None
+    sharpness_bytes: float = 0
+    unmeasured: float = 0
 
 
 def comparison_table(runs: Sequence[Run]) -> list[Row]:
@@ -84,6 +99,8 @@ def _row(run: Run, sent: int, reference_sent: int, reference: bool) -> Row:
     sizes = [fmean(found) for seed in seeds if (found := seed.values("batch_size"))]
     finite = [accuracy for accuracy in accuracies if not math.isnan(accuracy)]
     seconds = run.environment.get("duration") or next(iter(run.values("seconds")[::-1]), None)
+    reading = _reading(run)
+    steps = [_step_sharpness(_reading(seed)) for seed in seeds]
     return Row(
         name=run.name,
         accuracy=accuracies[-1] if accuracies else None,
@@ -101,7 +118,35 @@ def _row(run: Run, sent: int, reference_sent: int, reference: bool) -> Row:
         ruled=isinstance(run.settings.get("batch_size"), str),
         accuracy_spread=_last(run, "accuracy_spread"),
         loss_spread=_last(run, "train_loss_spread"),
+        sharpness=number(reading, "sharpness"),
+        sharpness_spread=number(reading, "sharpness_spread"),
+        step_sharpness=_mean([product for product, _ in steps]),
+        stability=_mean([limit for _, limit in steps]),
+        sharpness_bytes=fmean(_count(seed, "sharpness_bytes") for seed in seeds),
+        unmeasured=fmean(
+            sum(bool(record.get("unmeasured")) for record in seed.rounds) for seed in seeds
+        ),
     )
+
+
+def _reading(run: Run) -> Record:
+    """The last round that measured the sharpness; empty if none did."""
+    return next((r for r in run.rounds[::-1] if number(r, "sharpness") is not None), {})
+
+
+def _step_sharpness(reading: Record) -> tuple[float | None, float | None]:
+    """ηλ̂, and the limit of such products; None where there is no such number."""
+    found = (number(reading, key) for key in ("step_size", "sharpness", "stability_limit"))
+    step_size, sharpness, most = found
+    if step_size is None or sharpness is None or most is None:
+        return None, None
+    return step_size * sharpness, step_size * most
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """None where one of them is missing."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if len(known) == len(values) else None
 
 
 def _last(run: Run, key: str) -> float | None:

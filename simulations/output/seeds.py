@@ -10,16 +10,17 @@ from typing import Any
 
 from .runs import Record, Run, number
 
-_SPREAD = ("accuracy", "train_loss", "test_loss")
+_SPREAD = ("accuracy", "train_loss", "test_loss", "sharpness")
 
 
 def mean_run(runs: Sequence[Run]) -> Run:
     """Average runs that differ in their seed alone, round by round.
 
     Every number becomes its mean over the seeds; a number that some seed lacks stays out.
-    ``accuracy_spread``, ``train_loss_spread`` and ``test_loss_spread`` are standard deviations
-    (ddof = 1). Where a goal ended some seeds earlier, the last record is the mean of all their
-    last ones, and rounds that only some of them reached are left out.
+    ``accuracy_spread``, ``train_loss_spread``, ``test_loss_spread`` and ``sharpness_spread`` are
+    standard deviations (ddof = 1); the last one stands for what each seed says of its own. Where a
+    goal ended some seeds earlier, the last record is the mean of all their last ones, and rounds
+    that only some of them reached are left out.
     """
     if len(runs) == 1:
         return runs[0]
@@ -40,8 +41,10 @@ def mean_run(runs: Sequence[Run]) -> Run:
 def _mean(records: Sequence[Record]) -> Record:
     mean: dict[str, Any] = {}
     for key in records[0]:
-        if isinstance(records[0][key], (list, dict)):  # what was not finite, who was refused
+        if key.endswith("_spread") and key.removesuffix("_spread") in _SPREAD:
             continue
+        if any(isinstance(record.get(key), (list, dict, str)) for record in records):
+            continue  # what was not finite, who was refused, why nothing was measured
         found = [number(record, key) for record in records]
         values = [value for value in found if value is not None]
         if len(values) != len(records):

@@ -14,8 +14,8 @@ def text_table(rows: Sequence[Row]) -> list[list[str]]:
     """Write the rows as text, headings first, without columns that say nothing.
 
     The accuracies are left out where no run has one, the ratio where there is one run, the missing
-    and the saturated replies where there are none, and batch and samples where neither a rule chose
-    the batches nor the runs differ in them.
+    and the saturated replies where there are none, batch and samples where neither a rule chose the
+    batches nor the runs differ in them, and the sharpness where nobody measured it.
     """
     columns = [["run", *(row.name for row in rows)]]
     if any(row.accuracy is not None for row in rows):
@@ -23,10 +23,13 @@ def text_table(rows: Sequence[Row]) -> list[list[str]]:
         columns.append(["accuracy", *shown])
         columns.append(["best", *(human_accuracy(row.best_accuracy) for row in rows)])
     columns.append(["train loss", *(human_loss(row.loss, row.loss_spread) for row in rows)])
+    columns += _sharpness(rows)
     columns.append(["uplink", *(human_bytes(row.uplink_bytes) for row in rows)])
     if len(rows) > 1:
         columns.append(["bytes sent", *(human_ratio(row) for row in rows)])
-    for count in ("missing", "saturated"):
+    if any(row.sharpness_bytes for row in rows):
+        columns.append(["measuring", *(human_bytes(row.sharpness_bytes) for row in rows)])
+    for count in ("missing", "saturated", "unmeasured"):
         if any(getattr(row, count) for row in rows):
             columns.append([count, *(f"{getattr(row, count):g}" for row in rows)])
     ruled = any(row.ruled for row in rows)
@@ -37,6 +40,22 @@ def text_table(rows: Sequence[Row]) -> list[list[str]]:
     columns.append(["rounds", *(str(row.rounds) for row in rows)])
     columns.append(["time", *(human_seconds(row.seconds) for row in rows)])
     return [list(line) for line in zip(*columns, strict=True)]
+
+
+def _sharpness(rows: Sequence[Row]) -> list[list[str]]:
+    """The columns of λ̂, and of ηλ̂ where the steps have a limit."""
+    columns = []
+    if any(row.sharpness is not None for row in rows):
+        shown = (human_loss(row.sharpness, row.sharpness_spread or None) for row in rows)
+        columns.append(["sharpness", *shown])
+    if any(row.step_sharpness is not None for row in rows):
+        columns.append(["ηλ", *(human_step(row.step_sharpness, row.stability) for row in rows)])
+    return columns
+
+
+def human_step(product: float | None, limit: float | None) -> str:
+    """Write ηλ̂ beside what it may be: ``0.95 of 2``."""
+    return _NONE if product is None or limit is None else f"{product:.3g} of {limit:.3g}"
 
 
 def human_bytes(count: float) -> str:
@@ -87,7 +106,7 @@ def human_accuracy(accuracy: float | None, spread: float | None = None) -> str:
 
 
 def human_loss(loss: float | None, spread: float | None = None) -> str:
-    """Write a loss with four digits, and its spread with two."""
+    """Write a loss, or a sharpness, with four digits, and its spread with two."""
     if loss is None:
         return _NONE
     if math.isnan(loss):

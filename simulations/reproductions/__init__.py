@@ -1,6 +1,15 @@
 """The papers' experiments, each a folder; ``python -m simulations reproduce NAME``."""
 
-from . import adadagrad, biases, differential, feedback, flat_minima, hybrid, momentum
+from . import (
+    adadagrad,
+    biases,
+    differential,
+    edge_of_stability,
+    feedback,
+    flat_minima,
+    hybrid,
+    momentum,
+)
 from .base import Cell, Options, Reproduction, Result, Results
 from .runner import check, compute
 
@@ -12,6 +21,7 @@ REPRODUCTIONS = {
     "adadagrad": adadagrad.REPRODUCTION,
     "hybrid": hybrid.REPRODUCTION,
     "flat-minima": flat_minima.REPRODUCTION,
+    "edge-of-stability": edge_of_stability.REPRODUCTION,
 }
 
 __all__ = [

@@ -13,6 +13,7 @@ from torch.nn.functional import (
     multi_margin_loss,
     scaled_dot_product_attention,
 )
+from torch.utils.checkpoint import checkpoint
 
 import fedbias as fb
 from clients import TorchObjective
@@ -39,10 +40,8 @@ class Recurrent(nn.Module):
     def __init__(self):
         super().__init__()
         self.lstm, self.out = nn.LSTM(4, 5, batch_first=True), nn.Linear(5, 3)
-        self.cudnn = []
 
     def forward(self, inputs):
-        self.cudnn.append(cudnn.enabled)
         return self.out(self.lstm(inputs)[0][:, -1])
 
 
@@ -100,6 +99,10 @@ class Through(nn.Module):
 
     def forward(self, inputs):
         return self.function(self.linear(inputs.flatten(1)))
+
+
+def recomputed(hidden):
+    return checkpoint(torch.tanh, hidden, use_reentrant=True)
 
 
 def mlp(act=nn.Tanh):
@@ -243,25 +246,24 @@ def test_it_leaves_the_gradient_alone():
     assert product.tobytes() == kept
 
 
-def test_torchs_settings():
-    """No kernels of cudnn's for recurrent layers alone, and everything comes back. Kills: slow
-    kernels for the rest of the process, or for every module.
+@pytest.mark.parametrize(("make", "kept"), [(Recurrent, False), (mlp, True)])
+def test_torchs_settings(make, kept):
+    """A module with recurrent layers goes without cudnn, which has no second derivative of them;
+    everything comes back. Kills: slow kernels for the rest of the process, or for every module.
     """
-    module = Recurrent()
+    module, seen = make(), []
     objective = made(module, torch.float32)
+    module.register_forward_pre_hook(lambda *_: seen.append(bool(cudnn.enabled)))
     vectors = two_vectors(objective.dim, torch.float32)
-    for before in (True, False):
-        try:
+    try:
+        for before in (True, False):
             cudnn.enabled = before
             objective.hvp(*vectors)
-            objective.gradient(vectors[0])
-            assert cudnn.enabled == before
-        finally:
-            cudnn.enabled = True
-    assert module.cudnn == [False, True, False, False]
+            assert bool(cudnn.enabled) == before
+    finally:
+        cudnn.enabled = True
+    assert seen == [kept, False]
     assert mha.get_fastpath_enabled() and mkldnn.enabled
-    objective = made(Through(lambda out: out + 0 * cudnn.enabled / cudnn.enabled), torch.float32)
-    assert np.isfinite(objective.hvp(*two_vectors(objective.dim, torch.float32))).all()
 
 
 # What has no part, and what there is not ----------------------------------------------------------
@@ -310,6 +312,7 @@ def test_no_curvature(how):
         (lambda: Through(Cubes.apply), cross_entropy, "with @once_differentiable"),
         (lambda: Through(Cubes.apply), lambda out, _: out.mean(), "with @once_differentiable"),
         (lambda: Through(HiddenCubes.apply), cross_entropy, "a backward pass of its own is not"),
+        (lambda: Through(recomputed), cross_entropy, "When use_reentrant=True, torch.utils.check"),
     ],
 )
 def test_what_has_no_second_derivatives(make, loss, reason):
@@ -322,6 +325,27 @@ def test_what_has_no_second_derivatives(make, loss, reason):
     said = str(error.value)
     assert "\n" not in said and said.endswith("): its sharpness cannot be measured")
     assert mha.get_fastpath_enabled() and mkldnn.enabled
+
+
+@pytest.mark.filterwarnings("ignore")  # of dynamo's own, which stumbles over them as errors
+def test_compiled_modules_have_none():
+    """Kills: torch's own words alone."""
+    objective = made(Through(torch.compile(torch.tanh, backend="aot_eager")))
+    with pytest.raises(ValueError, match="no second derivatives .torch.compile with aot_autograd"):
+        objective.hvp(*two_vectors(objective.dim))
+
+
+def test_training_goes_on_without_second_derivatives():
+    """Kills: a run that ends with what was only to be measured, or moves by it."""
+    objectives = [made(mlp(), loss=multi_margin_loss) for _ in range(2)]
+    start = two_vectors(objectives[0].dim)[0]
+    told, plain = (
+        fb.run(objectives, fb.gradient_descent(0.1), start=start, rounds=3, **measuring)
+        for measuring in ({"sharpness": fb.lanczos(every=2)}, {})
+    )
+    assert np.array_equal(told.points, plain.points) and told.readings == []
+    assert list(told.unmeasured) == [0, 2]
+    assert "client 0: this module or its loss has no second" in told.unmeasured[2]
 
 
 def test_a_loss_that_is_not_differentiable():

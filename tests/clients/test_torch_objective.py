@@ -88,7 +88,6 @@ def test_a_gradient_by_hand():
     point = np.float32([2, 1])
     assert objective.loss(point) == (9 + 36) / 4
     assert objective.gradient(point).tolist() == [(3 + 18) / 2, (3 + 6) / 2]
-    assert objective.hvp(point, np.float32([1, 0])).tolist() == [(1 + 9) / 2, (1 + 3) / 2]
     assert objective.metrics(point) == {"loss": (9 + 36) / 4}
 
 
@@ -116,33 +115,7 @@ def test_micro_batches_are_the_whole_batch(dtype, micro):
         close(found, gradient, TOLERANCE[dtype])
         assert measured == pytest.approx(loss, rel=TOLERANCE[dtype])
         assert pieces.loss(point, chosen) == pytest.approx(loss, rel=TOLERANCE[dtype])
-        close(pieces.hvp(point, gradient, chosen), whole.hvp(point, gradient, chosen), 1e-4)
     assert pieces.metrics(point)["accuracy"] == whole.metrics(point)["accuracy"]
-
-
-@pytest.mark.parametrize("batch", [None, np.array([0, 4, 4])])
-def test_the_hessian_is_the_gradients_slope(batch):
-    """Central differences in float64: h² and 1e−16/h are both far below 1e−8.
-
-    Kills: a product at another point or batch, a Hessian without its second layer.
-    """
-    objective = made(torch.float64)
-    point, vector = (some_point(objective, torch.float64, seed) for seed in (0, 1))
-    h = 1e-5
-    ahead, behind = (objective.gradient(point + s * h * vector, batch) for s in (1, -1))
-    product = objective.hvp(point, vector, batch)
-    close(product, (ahead - behind) / (2 * h), 1e-8)
-    other = some_point(objective, torch.float64, 2)
-    assert other @ product == pytest.approx(vector @ objective.hvp(point, other, batch), rel=1e-12)
-
-
-def test_a_product_leaves_the_gradient_alone():
-    """Kills: an hvp that adds to the flat gradient."""
-    objective = made()
-    point = some_point(objective)
-    expected = objective.gradient(point)
-    objective.hvp(point, point)
-    assert objective.gradient(point).tobytes() == expected.tobytes()
 
 
 def test_what_it_offers():
@@ -500,22 +473,6 @@ def test_a_cumulative_batch_norm_repeats():
         objective.gradient(point)
         found.append(objective.buffers.tobytes())
     assert found[0] == found[1]
-
-
-@pytest.mark.parametrize("how", ["frozen", "unused", "linear"])
-def test_a_product_where_a_parameter_has_no_part(how):
-    """The gradient exists there, and so does the Hessian: its rows are 0."""
-    module = mlp()
-    if how == "frozen":
-        module[0].bias.requires_grad_(False)
-    elif how == "unused":
-        module.register_parameter("unused", nn.Parameter(torch.zeros(2)))
-    else:
-        module = nn.Linear(4, 3)
-    loss = (lambda out, _: out.mean()) if how == "linear" else cross_entropy
-    objective = TorchObjective(module, loss, data())
-    point = some_point(objective)
-    assert np.isfinite(objective.hvp(point, point)).all()
 
 
 def test_an_empty_dataset_is_refused():

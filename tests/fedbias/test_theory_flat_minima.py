@@ -142,7 +142,7 @@ def test_small_steps_end_where_the_flow_does(run):
         _, points, residuals = descent(start, multiple, rounds, target, clients)
         assert abs(residuals[-1]) < 1e-12
         gaps.append(flow - points[-1] @ points[-1])
-    assert 0 < gaps[1] and gaps[0] / gaps[1] == pytest.approx(10, rel=0.1)
+    assert gaps[1] > 0 and gaps[0] / gaps[1] == pytest.approx(10, rel=0.1)
 
 
 @pytest.mark.parametrize(("multiple", "steps", "limit"), TABLE)

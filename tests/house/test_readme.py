@@ -147,3 +147,35 @@ def test_the_decentralized_example_runs(capsys):
     exec(compile(section.split("```python\n")[1].split("```")[0], "README.md", "exec"), {})
     told = re.fullmatch(r"(\S+) above the minimum, spread (\S+)\n", capsys.readouterr().out)
     assert told and 0 <= float(told[1]) < 1e-3 and 0 < float(told[2]) < 1e-4
+
+
+def test_the_example_of_the_sharpness_runs(capsys):
+    """With the numbers beside it, and momentum's limit. Kills: steps that do not follow."""
+    section = README.split("<!-- sharpness -->")[1]
+    blocks = [part.split("```")[0] for part in section.split("```python\n")[1:4]]
+    known = {}
+    exec(compile(blocks[0], "README.md", "exec"), known)
+    found = re.fullmatch(
+        r"λ̂ from 0(\.\d+) to 0(\.\d+), (\S+) above the minimum\n", capsys.readouterr().out
+    )
+    assert found and f"λ̂ falls from {found[1]} to {found[2]}" in section
+    problem = known["problem"]
+    optimizer = fb.gradient_descent(step_size=1 / problem.lipschitz)
+    fixed = fb.run(problem.objectives, optimizer, np.zeros(20), rounds=30)
+    far = f"{fixed.losses[-1] - problem.minimum:.1e}"
+    told = f"{found[3]} above the minimum, against {far} with 1/L"
+    assert told in section.replace("\n", " ") and float(found[3]) < 1e-3 * float(far)
+    exec(compile(blocks[1].replace("fedbias.strategies", "strategies"), "README.md", "exec"), known)
+    assert known["strategy"].algorithm.sharpness == fb.lanczos(every=10)
+    assert known["momentum"].algorithm.steering == fb.by_sharpness(5.0)
+    assert known["momentum"].algorithm.optimizer.stability == 6
+    torch = pytest.importorskip("torch")
+    data = torch.randn(9, 4), torch.arange(9) % 3
+    module = torch.nn.Linear(4, 3)
+    point = np.concatenate([w.detach().numpy().ravel() for w in module.parameters()])
+    cross_entropy = torch.nn.functional.cross_entropy
+    known |= {"make_model": lambda: module, "cross_entropy": cross_entropy}
+    known |= {"data": data, "point": point}
+    exec(compile(blocks[2].replace("fedbias.clients", "clients"), "README.md", "exec"), known)
+    value, residual = map(float, capsys.readouterr().out.split())
+    assert value > 0 and residual < 1e-4 * value

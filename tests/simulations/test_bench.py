@@ -8,7 +8,7 @@ import pytest
 
 import fedbias as fb
 from simulations.__main__ import main
-from simulations.benchmarks import cohort, measure, quantizers, statistics
+from simulations.benchmarks import cohort, measure, quantizers, sharpness, statistics
 from simulations.benchmarks.measure import in_turns, ratio
 from simulations.models import cnn, mlp
 
@@ -187,6 +187,67 @@ def test_the_committed_statistics():
         assert all(many[what] < some[what] + 2**24 for what in statistics.STATISTICS)
     some, many = (cells[f"cnn(), b = {b}"]["memory"]["backward"] for b in (1024, 4096))
     assert many > some + 2**29
+
+
+def test_the_sharpness_benchmark(tmp_path, monkeypatch, capsys):
+    """Gradients and products of known length: a Lanczos run makes as many products, and between
+    two layers stands BatchNorm where it is said.
+
+    Kills: a run with one product more, the inverse of a ratio, the seconds of all for those of one,
+    a number of threads that stays.
+    """
+    import torch
+
+    from clients import TorchObjective
+
+    threads, now = torch.get_num_threads(), [0.0]
+    for name, cost in {"loss_and_gradient": 2, "hvp": 6}.items():
+
+        def work(self, *arguments, inner=getattr(TorchObjective, name), cost=cost):
+            now[0] += cost
+            assert torch.get_num_threads() == 1
+            return inner(self, *arguments)
+
+        monkeypatch.setattr(TorchObjective, name, work)
+    cases = sharpness.Case(mlp(hidden=3), 5), sharpness.Case(cnn(), 4, normalised=True)
+    for name, value in {"CASES": cases, "SHAPE": (1, 4, 4), "PRODUCTS": 3}.items():
+        monkeypatch.setattr(sharpness, name, value)
+    monkeypatch.setattr(measure.time, "perf_counter", lambda: now[0])
+    monkeypatch.chdir(tmp_path)
+    assert main(["bench", "sharpness", "--repeats", "2", "--save", "kept"]) == 0
+    assert torch.get_num_threads() == threads
+    kept = json.loads(Path("kept.json").read_text("utf-8"))["cells"]
+    assert list(kept) == ["mlp(hidden=3)", "cnn() with BatchNorm"]
+    assert [found["parameters"] for found in kept.values()] == [91, 416 + 32 + 12832 + 64 + 330]
+    assert [found["examples"] for found in kept.values()] == [5, 4]
+    for found in kept.values():
+        assert found["seconds"] == {"gradients": 2, "products": 6, "lanczos": 6}
+        assert found["ratios"] == {"products": [3, 3, 3], "lanczos": [3, 3, 3]}
+    assert "Aim: at most 5 × for mlp(hidden=3); reached, 3.00 ×." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("cost", "said"), [(5.0, "reached, 5.00"), (5.01, "missed, 5.01")])
+def test_the_aim_is_that_of_the_first_network(cost, said, monkeypatch):
+    """Kills: an aim that another network reaches, one of Lanczos, one that cannot be missed."""
+    three = {"products": (cost, 1, 9), "lanczos": (9, 9, 9)}
+    others = {"products": (1, 1, 1), "lanczos": (1, 1, 1)}
+    plain = {"parameters": 1, "examples": 1, "seconds": {"gradients": 1, "products": 1}}
+
+    def timed(case, repeats):
+        return plain | {"ratios": three if case == sharpness.CASES[0] else others}
+
+    monkeypatch.setattr(sharpness, "timed", timed)
+    assert sharpness.benchmark(1).notes[-1].endswith(f"for mlp(hidden=512); {said} ×.")
+
+
+def test_the_committed_sharpness():
+    """Kills: results of other networks, a claim that no longer holds."""
+    path = Path(__file__).parents[2] / "simulations/results/bench-sharpness.json"
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    assert list(cells) == [str(case) for case in sharpness.CASES]
+    first = cells["mlp(hidden=512)"]
+    assert first["parameters"] == 407_050 and first["examples"] == 1000
+    assert 1 < first["ratios"]["products"][0] <= sharpness.AIM
 
 
 @pytest.mark.parametrize("repeats", ["0", "-1"])

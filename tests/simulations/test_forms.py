@@ -8,7 +8,7 @@ import pytest
 import fedbias as fb
 from simulations import InlineGrid, SettingsError, make_settings, make_task
 from simulations.output import RunFolder, read_run
-from simulations.output.charts import panels
+from simulations.output.panels import panels
 from simulations.training import client_app_for, objective_of, strategy_for, train
 from strategies import FedBias, Gossip, load_checkpoint
 

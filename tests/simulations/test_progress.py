@@ -11,6 +11,8 @@ import pytest
 
 from simulations.output import Notices
 from simulations.output.progress import Progress
+from simulations.settings import make_settings
+from simulations.training import show
 
 Make = Callable[..., dict[str, Any]]
 
@@ -233,6 +235,81 @@ def test_the_live_line_shows_what_fits(
         "a name as long as this: round 5, samples 620 reached 620  accuracy 85.00 %"
     )
     assert texts[60][-1] == "a name as long as this: round 5, samples 620 reached 620"
+
+
+def sharp(record: Make) -> Make:
+    """Make records of rounds that measured the sharpness after an even number of them."""
+    return lambda k: record(
+        k,
+        stability_limit=20.0 if k else None,
+        sharpness=12.3 + k if k % 2 else None,
+    )
+
+
+def test_the_sharpness_stands_beside_its_limit(record: Make) -> None:
+    """The last reading. Kills: a limit to nothing in every line; a reading of one round alone."""
+    lines = follow(sharp(record), 4, pace=7.0)
+    assert "λ̂" not in lines[0] and "limit" not in lines[0]
+    assert "  accuracy 55.00 %  λ̂ 13.3  limit 20  uplink 100 B" in lines[1]
+    assert "λ̂ 13.3  limit 20" in lines[2] and "λ̂ 15.3  limit 20" in lines[3]
+    plain = follow(lambda k: record(k, stability_limit=20.0), 4, pace=7.0)
+    assert not any("limit" in line for line in plain)
+
+
+def test_a_measurement_says_that_it_goes_on(record: Make) -> None:
+    """Before there is a time left. Kills: minutes after round 0 that look like a hang."""
+    lines = follow(sharp(record), 4, pace=7.0, measures=lambda rounds: rounds % 2 == 0)
+    assert lines[0].endswith("  7.0 s, measuring λ̂")
+    assert not any("measuring" in line for line in lines[1:])
+    assert lines[2].endswith(" s left")
+    assert "measuring" not in "".join(follow(sharp(record), 4, pace=7.0))
+
+
+def test_the_live_line_says_that_a_measurement_goes_on(record: Make, terminal: io.StringIO) -> None:
+    """Kills: a time left that stands still; a run that measures when it is over."""
+    clock, said = Clock(), []
+    with Progress(stream=terminal, clock=clock) as progress:
+        progress.start(4, "x", measures=lambda rounds: rounds % 2 == 0)
+        for k in range(5):
+            clock.now += 4
+            terminal.seek(0)
+            terminal.truncate()
+            progress.update(sharp(record)(k))
+            progress._live._bar.refresh()
+            said.append("measuring λ̂" in terminal.getvalue())
+            assert said[-1] or ("s left" in terminal.getvalue()) == (0 < k < 4)
+    assert said == [True, False, True, False, False]
+
+
+def test_a_run_tells_progress_when_it_measures() -> None:
+    """Kills: a first measurement that nobody announces."""
+    stream = Pipe()
+    for values in ({"sharpness": "lanczos(every=3)"}, {}):
+        with Progress(stream=stream) as progress:
+            show(progress, make_settings({"rounds": 9, **values}), "x")
+            for rounds in range(10):
+                progress.update({"round": rounds})
+                due = bool(values) and rounds in (0, 3, 6)
+                assert (progress._measuring() == "measuring λ̂") == due, rounds
+
+
+def test_the_limit_is_left_out_first_and_the_sharpness_last(
+    record: Make, terminal: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kills: a line without accuracy for the sake of a limit."""
+    for width, shown in (
+        (72, "loss 1  accuracy 55.00 %  λ̂ 13.3  uplink 100 B"),
+        (60, "accuracy 55.00 %  λ̂ 13.3  uplink 100 B"),
+        (46, "accuracy 55.00 %  λ̂ 13.3"),
+        (40, "accuracy 55.00 %"),
+    ):
+        monkeypatch.setenv("COLUMNS", str(width))
+        with Progress(stream=terminal) as progress:
+            progress.start(1, "digits")
+            progress.update(sharp(record)(1))
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+        last = re.split(r"[\r\n]+", text.rstrip())[-1]
+        assert last.removesuffix("  0.0 s") == f"digits: round 1/1  {shown}", width
 
 
 def test_warnings_stand_above_the_live_line(

@@ -20,7 +20,8 @@ from simulations.output.axes import (
     samples_axis,
 )
 from simulations.output.bias import bias_panel
-from simulations.output.charts import DARK, LIGHT, colour_indices, panels
+from simulations.output.charts import DARK, LIGHT
+from simulations.output.panels import colour_indices, panels
 from simulations.output.report import summary, write_picture, write_report
 from simulations.output.rows import comparison_table
 from simulations.output.runs import Run
@@ -320,3 +321,102 @@ def test_every_run_that_measured_its_bias_has_a_chart(tmp_path: Path, six_runs: 
     assert page.tags["figure"] == 4 + 2
     assert bias_panel(six_runs[0]) is None
     assert "Bias" not in report(six_runs, tmp_path)[0]
+
+
+# Sharpness ----------------------------------------------------------------------------------------
+
+
+def measured(run: Run, spread: float = 0.0, steps: float = 0.5, **last: float | None) -> Run:
+    """Give a run's rounds steps, and λ̂ = 1, 3, 9 in rounds 1, 3 and 5; ``last`` is of round 6."""
+    rounds = [run.rounds[0]]
+    for k, record in enumerate(run.rounds[1:7], start=1):
+        found: dict[str, Any] = {"step_size": steps, "stability_limit": 2 / steps}
+        if k % 2:
+            found |= {"sharpness": 3.0 ** (k // 2), "sharpness_spread": spread}
+        rounds.append(record | found)
+    rounds[-1] |= last
+    return replace(run, rounds=rounds)
+
+
+SHARPNESS = "Sharpness against rounds, dashed: the stability limit"
+
+
+def test_the_sharpness_is_drawn_beside_its_limit(six_runs: list[Run]) -> None:
+    """Record k is about x_{k-1} and the step from there; who measured nothing has no curve.
+
+    Kills: x_k; a limit to nothing; a limit in another colour; no bars, or half of them.
+    """
+    shown = panels([measured(six_runs[0], spread=0.25), six_runs[1], measured(six_runs[2])])
+    panel = next(panel for panel in shown if panel.title == SHARPNESS)
+    limit, first, other, second = panel.curves
+    assert first.points == second.points == [(0, 1), (2, 3), (4, 9)]
+    assert limit.points == other.points == [(k, 4) for k in range(6)]
+    assert [curve.limit for curve in panel.curves] == [True, False, True, False]
+    assert limit.index == first.index != second.index == other.index
+    assert first.bars == [(0, 0.75, 1.25), (2, 2.75, 3.25), (4, 8.75, 9.25)]
+    assert second.bars == [] and panel.up.log and panel.up.high > 9.25
+
+
+def test_the_sharpness_comes_second_and_only_where_it_was_measured(six_runs: list[Run]) -> None:
+    """Bytes to measure it are not in the uplink. Kills: an empty chart; uplink bytes first."""
+    first, second = (measured(run) for run in six_runs[:2])
+    found = [BYTES_AND_ROUNDS[1], SHARPNESS, BYTES_AND_ROUNDS[0], *BYTES_AND_ROUNDS[2:]]
+    assert titles([first]) == titles([six_runs[2], first, second]) == found
+    unlimited = replace(first, rounds=[r | {"stability_limit": None} for r in first.rounds])
+    assert titles([unlimited])[1] == "Sharpness against rounds"
+    failed = replace(first, rounds=[r | {"sharpness": None} for r in first.rounds])
+    downhill = replace(first, rounds=[r | {"sharpness": -1.0} for r in first.rounds])
+    assert titles([failed]) == BYTES_AND_ROUNDS
+    assert SHARPNESS in titles([downhill])  # its limit has a place there
+    bare = replace(downhill, rounds=[r | {"stability_limit": None} for r in downhill.rounds])
+    assert not any("Sharpness" in title for title in titles([bare]))
+
+
+def test_step_sizes_are_drawn_where_they_change(six_runs: list[Run]) -> None:
+    """Kills: a flat line in every report; the step of the round before."""
+    still = measured(six_runs[0])
+    moved = measured(six_runs[1], step_size=0.25)
+    assert not any("Step" in title for title in titles([still, measured(six_runs[1], steps=1.0)]))
+    panel = panels([still, moved])[-1]
+    assert panel.title == "Step size against rounds" and panel.up.log
+    assert panel.curves[1].points == [(k, 0.25 if k == 5 else 0.5) for k in range(6)]
+
+
+def test_the_report_says_what_is_dashed_and_what_measuring_cost(
+    tmp_path: Path, six_runs: list[Run]
+) -> None:
+    """Kills: a second line that nobody can read; points that a long line hides; hidden bytes."""
+    run = measured(six_runs[0], spread=0.25, sharpness_bytes=1500)
+    text, page = report([run], tmp_path)
+    assert page.tags["polyline"] == 4 + 2 and page.tags["circle"] == 4 + 3
+    assert text.count('<g class="limit c1">') == 1
+    (bars,) = [v for tag, k, v in page.attributes if (tag, k) == ("path", "d") and v.count("V") > 2]
+    assert bars.count("M") == 3
+    for word in ("Dashed: ", "Bars: ", "<td>9 ± 0.25</td>", "4.5 of 2", "1.50 kB", "Measuring: "):
+        assert word in text, word
+    assert not any(word in report(six_runs, tmp_path)[0] for word in ("Dashed", "harpness", "ηλ"))
+
+
+def test_an_error_bar_ends_with_its_axis(tmp_path: Path, six_runs: list[Run]) -> None:
+    """λ̂ = 1 ± 3 has no lower end on a logarithmic axis. Kills: a bar without a place, or none."""
+    _, page = report([measured(six_runs[0], spread=3.0)], tmp_path)
+    (bars,) = [v for tag, k, v in page.attributes if (tag, k) == ("path", "d") and v.count("V") > 2]
+    heights = re.findall(r" (-?[\d.]+)V(-?[\d.]+)", bars)
+    assert all(0 <= float(top) < float(end) <= 242 for top, end in heights)  # the chart's height
+    assert len(heights) == 3 and float(heights[0][1]) == 242
+
+
+def test_the_picture_draws_limits_and_bars(tmp_path: Path, six_runs: list[Run]) -> None:
+    """Kills: a picture of λ̂ without what it may be."""
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from simulations.output.picture import _plot
+
+    axes: Axes = Figure().add_subplot()
+    _plot(axes, panels([measured(six_runs[0], spread=0.25)])[1])
+    limit, curve, *bars = axes.lines
+    assert limit.get_linestyle() == "--" and curve.get_linestyle() == "-"
+    assert limit.get_color() == curve.get_color() and curve.get_marker() == "o"
+    assert [list(bar.get_ydata()) for bar in bars] == [[0.75, 1.25], [2.75, 3.25], [8.75, 9.25]]
+    assert limit.get_label().startswith("_")  # no second name in the legend

@@ -50,6 +50,8 @@ BAD = {
     "broadcast": ("bytes", "must be 'model' or 'seeds'"),
     "matching": ("along(graph='star')", "along: graph must be one of 'ring', 'torus'"),
     "mixing": (0, "must be a number > 0 and <= 1"),
+    "sharpness": ("lanczos(every=0)", "lanczos: every must be a whole number >= 1, not 0"),
+    "steering": ("by_sharpness(c=0)", "by_sharpness: c must be a number > 0, not 0"),
     "compressor": ("uniform(bits=0)", "uniform: bits must be a whole number >= 1 and <= 16, not 0"),
     "feedback": (
         "error_feedback(radius=1)",
@@ -203,6 +205,8 @@ def test_an_unknown_name_is_refused_with_the_allowed_ones(key, value, hint):
         ("batch_size", "norm_test(0.5, 8, 9)", "norm_test: maximum must be a whole number >= 9, n"),
         ("batch_size", "norm_test(0.5, 8, 1)", "norm_test: initial must be a whole number >= 2, n"),
         ("batch_size", "norm_test(0.0, 8)", "norm_test: eta must be a number > 0, not 0.0"),
+        ("sharpness", "lanczos(fraction=2)", "lanczos: fraction must be a number > 0 and <= 1, n"),
+        ("steering", "by_sharpness()", "by_sharpness needs (c) and takes (c, hysteresis, smal"),
         ("batch_size", "constant_batch(0)", "constant_batch: size must be a whole number >= 1, n"),
         ("stop", "until(samples=-1)", "until: samples must be a number >= 0, not -1"),
     ],
@@ -267,6 +271,27 @@ def test_a_rule_fits_what_the_clients_compute(changes, sentence):
 
 
 @pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"sharpness": ""}, "by_sharpness(c=2.5) needs the sharpness to be measured: sharpness=la"),
+        ({}, "by_sharpness: c must be > 0 and < 2, where gradient_descent(step_size=0.5) stops b"),
+        ({"optimizer": "adam()"}, "by_sharpness(c=2.5) knows no limit for adam(): use gradient_d"),
+        (
+            {"matching": "random_pair()"},
+            "sharpness = 'lanczos()' is for one model on the server: it has no meaning with matc",
+        ),
+    ],
+)
+def test_the_steering_fits_the_steps(changes, sentence):
+    """Kills: a rule that is ignored, a step size without a limit."""
+    values = {"sharpness": "lanczos()", "steering": "by_sharpness(c=2.5)"} | changes
+    assert refusal(values).startswith(f"x.toml: {sentence}")
+    momentum = "heavy_ball(step_size=0.1, beta=0.5)"
+    whole = values | {"optimizer": momentum, "sharpness": "lanczos()", "matching": ""}
+    assert make_settings(whole).algorithm().steering == fb.by_sharpness(2.5)
+
+
+@pytest.mark.parametrize(
     ("asked", "fits"),
     [
         ({"clients": 1}, False),
@@ -319,6 +344,7 @@ def test_the_algorithm_is_what_the_settings_say():
         "estimator": fb.local_steps(3, 0.1),
         "compressor": fb.uniform(bits=3),
         "feedback": fb.error_feedback(),
+        "sharpness": fb.lanczos(every=7, fraction=0.5),
     }
     plain = {"batch_size": 4, "weights": "examples", "minimum_replies": 2, "seed": 9}
     made = make_settings({key: repr(value) for key, value in spelled.items()} | plain).algorithm()
@@ -326,6 +352,10 @@ def test_the_algorithm_is_what_the_settings_say():
     rule = fb.local_norm_test(eta=0.5, maximum=64, initial=4)
     values = {"estimator": "local_steps(3, 0.1)", "batch_size": repr(rule)}
     assert make_settings(values).algorithm().batch_size == rule
+    values = {"sharpness": "lanczos()", "steering": "by_sharpness(c=1.5, largest=3)"}
+    made = make_settings(values).algorithm()
+    assert (made.sharpness, made.steering) == (fb.lanczos(), fb.by_sharpness(1.5, largest=3))
+    assert Settings().algorithm().sharpness is None and Settings().algorithm().steering is None
 
 
 # Files ------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import pytest
 from simulations.output.printing import print_table
 from simulations.output.rows import comparison_table
 from simulations.output.runs import Run
+from simulations.output.seeds import mean_run
 from simulations.output.tables import (
     human_batch,
     human_bytes,
@@ -175,6 +176,70 @@ def test_saturated_replies_are_counted(record: Make) -> None:
     run = Run("x", {}, [record(0), record(1, saturated=2), record(2, saturated=1)])
     headings, line = text_table(comparison_table([run]))
     assert line[headings.index("saturated")] == "3" and "missing" not in headings
+
+
+def sharp(record: Make, **last: Any) -> Run:
+    """Make a run that measured the sharpness in rounds 1 and 3, where ``last`` is of round 3."""
+    step: dict[str, Any] = {"step_size": 0.25, "stability_limit": 8.0, "unmeasured": None}
+    found: dict[str, Any] = {"sharpness": 6.0, "sharpness_spread": 0.0, "sharpness_bytes": 700}
+    rounds = [record(0), record(1, **step, **found | {"sharpness": 2.0}), record(2, **step)]
+    return Run("x", {}, [*rounds, record(3, **step | found | last), record(4, **step)])
+
+
+def test_the_sharpness_by_hand(record: Make) -> None:
+    """ηλ̂ = 6/4 of 8/4. Kills: the first reading; λ̂ of the limit; bytes of one measurement."""
+    (row,) = comparison_table([sharp(record)])
+    assert (row.sharpness, row.step_sharpness, row.stability) == (6, 1.5, 2)
+    assert (row.sharpness_bytes, row.unmeasured) == (1400, 0)
+    headings, line = text_table([row])
+    shown = dict(zip(headings, line, strict=True))
+    assert (shown["sharpness"], shown["ηλ"], shown["measuring"]) == ("6", "1.5 of 2", "1.40 kB")
+    assert "unmeasured" not in shown and shown["uplink"] == "400 B"
+
+
+def test_a_reading_that_failed_leaves_the_last_one(record: Make) -> None:
+    """Kills: a failure that rounds.jsonl alone knows; its bytes for nothing."""
+    gone = {"sharpness": None, "sharpness_spread": None, "unmeasured": "client 2: no answer"}
+    headings, line = text_table(comparison_table([sharp(record, **gone)]))
+    shown = dict(zip(headings, line, strict=True))
+    assert (shown["sharpness"], shown["unmeasured"], shown["measuring"]) == ("2", "1", "1.40 kB")
+
+
+def test_a_sharpness_without_a_limit_has_no_step(record: Make) -> None:
+    """Of Adam's steps. Kills: ηλ̂ of steps for which it means nothing."""
+    unlimited = [r | {"stability_limit": None} for r in sharp(record).rounds]
+    free = Run("free", {}, unlimited)
+    assert "ηλ" not in text_table(comparison_table([free]))[0]
+    headings, *lines = text_table(comparison_table([sharp(record), free, Run("none")]))
+    shown = [[line[headings.index(name)] for name in ("sharpness", "ηλ")] for line in lines]
+    assert shown == [["6", "1.5 of 2"], ["6", "-"], ["-", "-"]]
+
+
+def test_the_sharpness_of_several_seeds(record: Make) -> None:
+    """λ̂ = 6 and 9, ηλ̂ = 1.5 and 1.125. Kills: the mean step times the mean λ̂, each seed's own
+
+    spread, and a reason that is taken for a number.
+    """
+    other = sharp(
+        record, sharpness=9.0, sharpness_spread=0.5, step_size=0.125, stability_limit=16.0
+    )
+    mean = mean_run([sharp(record, sharpness_spread=0.5), other])
+    (row,) = comparison_table([mean])
+    assert row.sharpness == 7.5 and row.sharpness_spread == pytest.approx(4.5**0.5)
+    assert (row.step_sharpness, row.stability, row.sharpness_bytes) == (1.3125, 2, 1400)
+    failed = sharp(record, sharpness=None, sharpness_spread=None, unmeasured="no answer")
+    for runs in ([sharp(record), failed], [failed, sharp(record)]):
+        (row,) = comparison_table([mean_run(runs)])
+        assert (row.sharpness, row.sharpness_spread, row.unmeasured) == (2, 0, 0.5)
+
+
+def test_the_step_of_a_seed_without_a_reading_is_not_left_out(record: Make) -> None:
+    """Kills: ηλ̂ of one seed under the name of two."""
+    (row,) = comparison_table(
+        [mean_run([sharp(record), replace(sharp(record), rounds=[record(0)])])]
+    )
+    assert (row.sharpness, row.step_sharpness, row.stability) == (None, None, None)
+    assert row.sharpness_bytes == 700
 
 
 def test_a_run_without_rounds_has_a_row() -> None:

@@ -10,6 +10,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import fedbias as fb
+from fedbias.sharpness import Reading
 from fedbias.state import ServerState
 from simulations import InlineGrid, LossyGrid
 from simulations.engines.inline import export_states, import_states
@@ -30,6 +31,8 @@ FULL = Checkpoint(
         samples=2**70,
         variances={"gradient": (3, 0.1), "loss": (1, 1 / 3)},
         buffers=np.float32([1, 2]) / 3,
+        sharpness=Reading(5, 1 / 3, 5e-324, 31, 4, None),
+        step_size=0.1 + 0.2,
     ),
     total_uplink_bytes=2**40,
     seconds=0.1 + 0.2,
@@ -57,6 +60,8 @@ def same(one, other):
     assert one.state.batch_size == other.state.batch_size
     assert one.state.samples == other.state.samples
     assert one.state.variances == other.state.variances
+    assert one.state.sharpness == other.state.sharpness
+    assert one.state.step_size == other.state.step_size
     assert (one.state.buffers is None) == (other.state.buffers is None)
     if one.state.buffers is not None:
         same_vectors({"b": one.state.buffers}, {"b": other.state.buffers})
@@ -88,6 +93,18 @@ def test_a_file_from_before_there_were_batch_sizes(tmp_path):
     found = load_checkpoint(path)
     assert found.state.batch_size is None and found.state.samples == 0
     same(replace(found, state=replace(found.state, batch_size=37, samples=2**70)), FULL)
+
+
+def test_a_file_from_before_the_sharpness_was_measured(tmp_path):
+    """Loads, and goes on with the optimizer's own step size. Kills: a KeyError."""
+    path = tmp_path / "checkpoint.safetensors"
+    save_checkpoint(path, FULL)
+    with safe_open(path, framework="numpy") as file:
+        header = json.loads(file.metadata()["fedbias"])
+    assert header.pop("sharpness")["value"] == 1 / 3 and header.pop("step_size") == 0.1 + 0.2
+    save_file(load_file(path), path, metadata={"fedbias": json.dumps(header)})
+    state = load_checkpoint(path).state
+    assert state.sharpness is None and state.step_size is None
 
 
 def test_views_are_saved_as_they_look(tmp_path):

@@ -19,7 +19,7 @@ MULTIPLES = (  # η·λ_GF
     *(1.4, 1.5, 1.6, 1.7, 1.8, 1.85, 1.9, 1.95, 1.98, 2.0, 2.02, 2.05, 2.1, 2.2, 2.3, 2.4, 2.6),
     *(2.8, 3.0, 3.2, 3.4, 3.5, 3.6, 3.7, 3.8),
 )
-DRAWN = (0.2, 1.0, 1.9, 2.4, 2.8)  # whose runs are kept point by point
+DRAWN = {"near": (0.2, 1.0, 1.9, 2.4, 2.8)}  # whose runs are kept point by point
 SHOWN = (0.2, 0.5, 1.0, 1.6, 1.9, 2.0, 2.4, 2.8, 3.2, 3.6, 3.8)  # in the table, with the expected
 CHECKED = (0.2, 1.0, 1.6, 2.4)
 ENDLESS = 3.8
@@ -65,11 +65,6 @@ class Start:
         """The point as an array."""
         return np.array(self.point)
 
-    @property
-    def width(self) -> int:
-        """d."""
-        return len(self.point) // 2
-
 
 def _random(width: int) -> tuple[float, ...]:
     """Normal entries of standard deviation .4."""
@@ -111,7 +106,7 @@ STARTS: Mapping[str, Start] = {
             )
         },
     ),
-    "wide": Start("d = 10", _random(10)),
+    "wide": Start("random (d = 10)", _random(10)),
     "opposed": Start("(2.9, −2.5)", (2.9, -2.5)),
 }
 GRIDS = ("near", "far", "wide")  # over all the multiples

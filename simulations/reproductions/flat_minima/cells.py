@@ -10,8 +10,6 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from fedbias import theory
 
 from ...output import Progress
@@ -74,8 +72,8 @@ class Setup:
         point, runs = STARTS[self.start].vector, []
         flow = theory.flow_limit(theory.imbalance(point), TARGET)
         for place, multiple in enumerate(self.multiples):
-            kept = multiple in DRAWN
-            found = measure(point, multiple / flow, self.rounds, drawn=kept)
+            drawn = multiple in DRAWN.get(self.start, ())
+            found = measure(point, multiple / flow, self.rounds, drawn=drawn)
             runs.append({"multiple": multiple} | found)
             progress.update({"round": place + 1})
         progress.finish()

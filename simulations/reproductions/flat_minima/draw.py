@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fedbias import theory
+from fedbias.vectors import Vector
 
 from ..base import Result, Results
 from .cases import FINE, GRIDS, STARTS, TARGET
@@ -17,28 +18,31 @@ from .tables import converged, grid
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_ALONG = 80  # steps that are shown
-
 
 def draw(results: Results, path: Path) -> None:
     """Steps and λ_∞ against the step size; runs over the level sets, and along their steps."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(19, 9.5), dpi=75, layout="constrained")
+    figure = Figure(figsize=(19, 9.5), dpi=75)
     above, below = figure.subplots(2, 4)
+    figure.subplots_adjust(0.04, 0.06, 0.985, 0.95, wspace=0.36, hspace=0.25)
     for axes, name in zip(above, GRIDS, strict=False):
         _trade(axes, name, grid(results, name))
     near = [run for run in grid(results, "near") if "points" in run]
-    _plane(below[0], near, (-0.05, 1.95), (0, 1.95))
+    _plane(below[0], near, (0.3, 2.3), (-0.45, 1.75))
     below[0].set_title("trajectories from (1.8, .2); levels of L", fontsize=11)
     opposed = grid(results, "opposed")
     _plane(below[1], opposed, (-3.4, 3.4), (-3.4, 3.4))
     below[1].set_title("η|ε₀| = 1.9 > √2: sharper than the flow's end", fontsize=11)
-    _along(above[3], near, "|ε|", lambda x: abs(theory.residual(x, TARGET)))
-    above[3].set(yscale="log", ylim=(FINE / 3, 3))
-    _along(below[2], near, "sharpness", lambda x: theory.sharpness(x, TARGET))
-    _along(below[3], near, "Q / Q₀", theory.imbalance, relative=True)
-    below[3].set_ylim(bottom=0)
+    _along(above[3], near, lambda x: abs(theory.residual(x, TARGET)) or np.nan)
+    above[3].set(yscale="log", ylim=(FINE / 3, 3), ylabel="|ε|", xlim=(0, 80))
+    above[3].set_title("distance from the minima, from (1.8, .2)", fontsize=11)
+    _along(below[2], near, lambda x: theory.sharpness(x, TARGET), limits=True)
+    below[2].set(ylim=(0, 8.5), ylabel="largest eigenvalue of ∇²L", xlim=(0, 30))
+    below[2].set_title("sharpness from (1.8, .2); dotted: 2/η", fontsize=11)
+    _along(below[3], near, theory.imbalance)
+    below[3].set(ylim=(0, 3.4), ylabel="Q", xlim=(0, 30))
+    below[3].set_title("imbalance from (1.8, .2), which the flow keeps", fontsize=11)
     figure.savefig(path, format="png")
 
 
@@ -52,17 +56,20 @@ def _trade(axes: Axes, name: str, runs: Sequence[Result]) -> None:
     steps = [np.nan if run["steps"][1] is None else run["steps"][1] for run in there]
     axes.plot(across, steps, "o-", color=steps_colour, ms=3, lw=1.2)
     axes.set(yscale="log", xlabel="η·λ_GF", xlim=(0, 4))
-    axes.set_ylabel("steps to |ε| < 1e-14", color=steps_colour)
-    axes.set_title(f"from {STARTS[name].words}; ○ expected", fontsize=11)
+    axes.set_ylabel("steps to |ε| < 1e-14", color=steps_colour, labelpad=0)
+    ringed = "; rings: expected" if STARTS[name].expected else ""
+    axes.set_title(f"start {STARTS[name].words}{ringed}", fontsize=11)
     other = axes.twinx()
     other.plot(across, [run["norm_square"] for run in there], "s-", color=limit_colour, ms=3, lw=1)
-    other.set_ylabel("λ_∞", color=limit_colour)
+    other.set_ylabel("λ_∞ (dotted: λ_GF, 2|Φ|)", color=limit_colour)
     other.spines["top"].set_visible(False)
     for multiple, expected in STARTS[name].expected.items():
         if expected.limit:
-            ring = {"mfc": "none", "ms": 9, "ls": ""}
-            axes.plot([multiple], [expected.steps[FINE]], "o", mec=steps_colour, **ring)
-            other.plot([multiple], [float(expected.limit)], "o", mec=limit_colour, **ring)
+            for side, value, colour in (
+                (axes, float(expected.steps[FINE] or 0), steps_colour),
+                (other, float(expected.limit), limit_colour),
+            ):
+                side.plot([multiple], [value], "o", mfc="none", mec=colour, ms=9)
     if runs:
         other.axhline(runs[0]["flow"], color=limit_colour, ls=":", lw=1)
         other.axhline(2 * abs(TARGET), color=limit_colour, ls=":", lw=1)
@@ -94,7 +101,7 @@ def _plane(
     _clean(axes)
 
 
-def flow_path(start: Any) -> Any:
+def flow_path(start: Vector) -> Vector:
     """Points of the gradient flow from (a, b) to its limit, shape (n, 2): a² − b² stays."""
     total, apart = float(start.sum()), float(start[0] - start[1])
     # There a+b = s·e^r and a−b = q·e^−r with 4ab = (a+b)² − (a−b)² = 4Φ.
@@ -109,19 +116,17 @@ def flow_path(start: Any) -> Any:
 
 
 def _along(
-    axes: Axes, runs: Sequence[Result], label: str, value: Any, *, relative: bool = False
+    axes: Axes, runs: Sequence[Result], value: Callable[[Vector], float], *, limits: bool = False
 ) -> None:
-    """A number at every point of some runs."""
+    """A number at every point of some runs, and where wanted the limit 2/η of each."""
     for run, colour in zip(runs, _colours(), strict=False):
-        curve = np.array([value(np.array(point)) for point in run["points"][: _ALONG + 1]])
-        curve = curve / curve[0] if relative else curve
+        curve = [value(np.array(point)) for point in run["points"]]
         axes.plot(curve, ".-", color=colour, lw=1, ms=4, label=f"{run['multiple']:g}")
-        if label == "sharpness":
-            axes.axhline(2 / run["step_size"], color=colour, lw=0.8, ls=":")
-    axes.set(xlabel="step", ylabel=label, xlim=(0, _ALONG))
-    axes.set_title(f"{label} from (1.8, .2)", fontsize=11)
+        if limits:
+            axes.axhline(2 / run["step_size"], color=colour, lw=1, ls=":")
+    axes.set_xlabel("step")
     if runs:
-        axes.legend(title="η·λ_GF", fontsize=8, loc="upper right")
+        axes.legend(title="η·λ_GF", fontsize=8, loc="best")
     _clean(axes)
 
 

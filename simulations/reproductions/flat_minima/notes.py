@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from ..base import Result, Results
 from .cases import CLIENTS, FINE, GRIDS, ROUGH, STARTS, TARGET
 from .tables import converged, grid
+from .trade import Runs, trade_off
 
 _SHARP = 1.9  # from this η·λ_GF on rounding may decide on the last steps
-Runs = Sequence[Result]
 
 
 def notes(results: Results) -> list[str]:
@@ -23,7 +22,7 @@ def notes(results: Results) -> list[str]:
         *_expected(known),
         _federation(every),
         _theory(every),
-        *(sentence for name in GRIDS if known[name] for sentence in _trade(name, known[name])),
+        *(sentence for name in GRIDS if known[name] for sentence in trade_off(name, known[name])),
         _flatter(every),
         *_opposed(known["opposed"]),
         *_missing(known, results.get("endless")),
@@ -66,20 +65,27 @@ def _federation(every: Runs) -> str:
     """Flower against the loop, several clients against one."""
     same = [run for run in every if run["identical"]]
     moved = [run for run in every if run["federated_steps"] != run["steps"]]
-    tame = [run for run in every if run["multiple"] <= 2]
-    apart = max((run["apart"] for run in tame), default=0.0)
-    wild = max(every, key=lambda run: float(run["apart"]))
+    stay = [run for run in every if not run["diverged"]]
+    apart = [
+        max((run["apart"] for run in stay if (run["multiple"] <= 2) is tame), default=0.0)
+        for tame in (True, False)
+    ]
     return (
         f"{CLIENTS} clients with targets {TARGET:g} ± 1/4 and ± 3/4, none of whose gradients is "
         f"that of L, through Flower's messages: bit for bit the points of fb.run with the same "
         f"clients in {len(same)} of {len(every)} runs, {sum(r['compared'] for r in same):,} points "
-        f"(a fact that was measured, point by point). Their mean is one client's gradient but for "
-        f"rounding: up to η·λ_GF = 2 no point is off by more than {apart:.1g}, and the counted "
-        f"steps are one client's in {len(every) - len(moved)} of {len(every)} runs"
-        + (f"; not at {_places(moved)}" if moved else "")
-        + f". Beyond 2 rounding grows where the run is chaotic: {wild['apart']:.1g} at "
-        f"{wild['multiple']:g}."
+        "(measured, point by point). Their mean is one client's gradient but for rounding: no "
+        f"point is off one client's by more than {apart[0]:.1g} up to η·λ_GF = 2, and by more than "
+        f"{apart[1]:.1g} beyond, where nothing diverges; the counted steps are one client's in "
+        f"{len(every) - len(moved)} of {len(every)} runs"
+        + (f", and otherwise {', '.join(_moved(run) for run in moved)}" if moved else "")
+        + "."
     )
+
+
+def _moved(run: Result) -> str:
+    one, other = (" / ".join(map(str, run[name])) for name in ("federated_steps", "steps"))
+    return f"{one} for {other} ({run['from']} at {run['multiple']:g})"
 
 
 def _theory(every: Runs) -> str:
@@ -97,55 +103,7 @@ def _theory(every: Runs) -> str:
     )
 
 
-# The trade-off ------------------------------------------------------------------------------------
-
-
-def _trade(name: str, runs: Runs) -> list[str]:
-    """Whether larger steps are slower and end flatter."""
-    there = [run for run in runs if converged(run) and run["steps"][1] is not None]
-    between = [run for run in there if 1 < run["multiple"] <= 2]
-    beyond = [run for run in there if run["multiple"] >= 2]
-    if len(between) < 2 or len(beyond) < 2:
-        return []
-    fast = min(there, key=lambda run: int(run["steps"][1]))
-    slower, flatter = _falls(between, -1), _falls(between, 1)
-    words = [
-        f"From {STARTS[name].words}, λ_GF = {runs[0]['flow']:.4f}, for η·λ_GF in (1, 2]: "
-        f"steps {_monotone(slower, 'do not fall', 'fall')}, λ_∞ "
-        f"{_monotone(flatter, 'falls with every larger step', 'rises')}, to "
-        f"{between[-1]['norm_square']:.4f}"
-    ]
-    after = _falls(beyond, 1)
-    quick = min(beyond, key=lambda run: int(run["steps"][1]))
-    words.append(
-        f"beyond 2 steps first fall, to {quick['steps'][1]} at {quick['multiple']:g}, and λ_∞ "
-        f"{_monotone(after, 'goes on falling', 'rises')}"
-    )
-    words.append(
-        f"the fewest steps of all, {fast['steps'][1]}, are at {fast['multiple']:g} (ηλ_∞ = "
-        f"{fast['step_size'] * fast['norm_square']:.3f})"
-    )
-    return ["; ".join(words) + "."]
-
-
-def _falls(runs: Runs, sign: int) -> list[Result]:
-    """Where the next run has more (sign 1: λ_∞) or fewer (−1: steps) than the one before."""
-    found = []
-    for one, other in zip(runs, runs[1:], strict=False):
-        change = (
-            other["norm_square"] - one["norm_square"]
-            if sign > 0
-            else one["steps"][1] - other["steps"][1]
-        )
-        if change > 0:
-            found.append(other)
-    return found
-
-
-def _monotone(breaks: Runs, holds: str, broken: str) -> str:
-    if not breaks:
-        return holds
-    return f"{broken} at {', '.join(f'{run["multiple"]:g}' for run in breaks)}"
+# Flatter ------------------------------------------------------------------------------------------
 
 
 def _flatter(every: Runs) -> str:
@@ -182,29 +140,34 @@ def _missing(known: dict[str, list[Result]], long: Result | None) -> list[str]:
     for name, runs in known.items():
         flattest = 2 * abs(TARGET)
         gone = [run for run in runs if not converged(run)]
-        repelled = [run for run in gone if run["step_size"] * flattest > 2]
-        others = [run for run in gone if run not in repelled]
+        diverged = [run for run in gone if run["diverged"]]
+        stay = [run for run in gone if not run["diverged"]]
+        repelled = [run for run in stay if run["step_size"] * flattest > 2]
+        others = [run for run in stay if run not in repelled]
         stuck = [run for run in runs if converged(run) and run["steps"][1] is None]
         words = []
         if repelled:
             words.append(f"{_places(repelled)}, where η·2|Φ| > 2 and every minimum repels")
         if others:
             words.append(f"{_places(others)}, though the flattest minimum attracts")
+        if diverged:
+            said.append(f"From {STARTS[name].words} runs diverge at {_places(diverged)}.")
         if words:
-            most = gone[0]["rounds"]
+            most = stay[0]["rounds"]
             said.append(
-                f"{STARTS[name].words} is not at |ε| < 1e-12 in {most} steps at "
+                f"From {STARTS[name].words}, {most} steps do not get to |ε| < 1e-12 at "
                 f"{'; at '.join(words)}."
             )
         if stuck:
             said.append(
-                f"{STARTS[name].words} at {_places(stuck)} gets to 1e-12 but not to 1e-14: its "
-                "rounding does not let it."
+                f"From {STARTS[name].words} runs get to |ε| < 1e-12 but not to 1e-14 at "
+                f"{_places(stuck)}: rounding does not let them."
             )
     if long:
+        where = f"{STARTS[long['start']].words} at {long['multiple']:g}"
         said.append(
-            f"{STARTS[long['start']].words} at {long['multiple']:g}, {long['rounds']:,} steps: no "
-            f"entry exceeds {long['largest']:.3f}, |ε| is never below {long['least']:.1e}."
+            f"From {where}, {long['rounds']:,} steps: no entry exceeds {long['largest']:.3f}, |ε| is "
+            f"never below {long['least']:.1e}."
         )
     return said
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from contextlib import suppress
 
 import numpy as np
 from flwr.app import Array, ArrayRecord
@@ -13,8 +14,9 @@ from clients import client_app
 from clients.app import client_number
 from fedbias import theory
 from fedbias.state import Outcome, ServerState
+from fedbias.stopping import Until
 from fedbias.vectors import Vector
-from strategies import FedBias
+from strategies import Checkpoint, FedBias, RoundRecord
 
 from ...engines import InlineGrid
 from ..base import Result
@@ -22,6 +24,7 @@ from .cases import CLIENTS, FINE, ROUGH, TARGET
 
 _RATED = 1e-8  # |ε| at which the rate is read: far from the start and from rounding
 _SPARE = 5  # rounds that the federation may need beyond those of one client
+FAR = 100.0  # an entry that says that a run diverges
 _KEPT = 150  # points of a run that is drawn
 
 
@@ -36,39 +39,65 @@ def measure(start: Vector, step_size: float, rounds: int, *, drawn: bool = False
         Whether its points are kept.
     """
     step, width = fb.gradient_descent(step_size), start.size // 2
-    alone = fb.run(
-        fb.ShallowLinear(TARGET, width).objectives,
-        step,
-        start,
-        rounds,
-        stop=fb.until(loss=FINE**2 / 2),
-    ).points
-    several, count = fb.ShallowLinear(TARGET, width, CLIENTS), len(alone) - 1 + _SPARE
-    loop = fb.run(several.objectives, step, start, count).points
-    flower = federated(several, step, start, count)
+    one, several = (fb.ShallowLinear(TARGET, width, clients) for clients in (1, CLIENTS))
+    alone = looped(one, step, start, rounds, fb.until(loss=FINE**2 / 2))
+    count = len(alone) - 1 + _SPARE
+    loop, flower = looped(several, step, start, count), federated(several, step, start, count)
+    common = min(len(alone), len(flower))
     result = descent(alone, step_size) | {
         "identical": bool(np.array_equal(loop, flower)),
         "compared": len(flower),
         "federated_steps": _counted(residuals(flower)),
-        "apart": _short(float(np.abs(flower[: len(alone)] - alone).max())),
+        "apart": _short(float(np.abs(flower[:common] - alone[:common]).max())),
         "identity": _short(recursion_error(flower, step_size)),
     }
-    return result | ({"points": _rounded(alone[:_KEPT])} if drawn else {})
+    return result | ({"points": alone[:_KEPT].tolist()} if drawn else {})
+
+
+class Left(Exception):
+    """A run has diverged."""
+
+
+def looped(
+    problem: fb.ShallowLinear,
+    optimizer: fb.Optimizer,
+    start: Vector,
+    rounds: int,
+    stop: Until | None = None,
+) -> Vector:
+    """x_0 … x_K by the loop, shape (K + 1, 2d); K < rounds if it stops or diverges."""
+    points = [start]
+
+    def keep(round: int, state: ServerState, outcome: Outcome) -> None:
+        _take(points, state.point)
+
+    with suppress(Left):
+        fb.run(problem.objectives, optimizer, start, rounds, stop=stop, on_round=keep, keep="last")
+    return np.stack(points)
 
 
 def federated(
     problem: fb.ShallowLinear, optimizer: fb.Optimizer, start: Vector, rounds: int
 ) -> Vector:
-    """x_0 … x_K of the problem's clients behind Flower's messages, shape (rounds + 1, 2d)."""
-    objectives, points = problem.objectives, []
+    """The same through Flower's messages: every client is a node, and the server a strategy."""
+    objectives = problem.objectives
+    points: list[Vector] = []
+
+    def keep(record: RoundRecord, checkpoint: Checkpoint) -> None:
+        _take(points, checkpoint.of(ServerState).point)
+
     app = client_app(lambda context: objectives[client_number(context)[0]])
-    FedBias(optimizer, minimum_clients=len(objectives)).start(
-        InlineGrid(app, len(objectives)),
-        ArrayRecord({"point": Array(start)}),
-        rounds,
-        on_round=lambda record, checkpoint: points.append(checkpoint.state.point),
-    )
+    strategy = FedBias(optimizer, minimum_clients=len(objectives))
+    grid, arrays = InlineGrid(app, len(objectives)), ArrayRecord({"point": Array(start)})
+    with suppress(Left):
+        strategy.start(grid, arrays, rounds, on_round=keep)
     return np.stack(points)
+
+
+def _take(points: list[Vector], point: Vector) -> None:
+    points.append(point)
+    if np.abs(point).max() > FAR:
+        raise Left
 
 
 def descent(points: Vector, step_size: float) -> Result:
@@ -86,6 +115,7 @@ def descent(points: Vector, step_size: float) -> Result:
         "rounds": len(points) - 1,
         "flow": theory.flow_limit(imbalance, TARGET),
         "steps": _counted(left),
+        "diverged": bool(np.abs(points[-1]).max() > FAR),
         "norm_square": ended,
         "product": product,
         "sharpness": [theory.sharpness(x, TARGET) for x in (points[0], points[-1])],
@@ -101,9 +131,13 @@ def residuals(points: Vector) -> list[float]:
 
 
 def recursion_error(points: Vector, step_size: float) -> float:
-    """How far (ε, λ, Q) after any step are from the recursion; 1 + λ is the unit."""
+    """How far (ε, λ, Q) after any step are from the recursion; 1 + λ is the unit.
+
+    The step by which a run leaves is not looked at.
+    """
     worst = 0.0
     known = [(theory.residual(x, TARGET), float(x @ x), theory.imbalance(x)) for x in points]
+    known = known[:-1] if np.abs(points[-1]).max() > FAR else known
     for old, new in zip(known, known[1:], strict=False):
         expected = theory.descent_step(*old, TARGET, step_size)
         off = max(abs(one - other) for one, other in zip(new, expected, strict=True))
@@ -151,7 +185,3 @@ def _rate(left: Sequence[float], step_size: float, limit: float) -> list[float] 
 
 def _short(value: float) -> float:
     return float(f"{value:.3g}")
-
-
-def _rounded(points: Vector) -> list[list[float]]:
-    return [[float(f"{entry:.6g}") for entry in point] for point in points]

@@ -8,7 +8,7 @@ from .cases import FINE, GRIDS, ROUGH, SHOWN, STARTS, Expected
 _HEADINGS = [
     *("start", "η·λ_GF", "λ_∞", "product formula less λ_∞", "expected λ_∞"),
     *("steps to 1e-12 / 1e-14", "expected", "4 clients in Flower", "as the loop's, bit for bit"),
-    *("rate", "\\|1 − ηλ_∞\\|", "max η\\|ε\\|"),
+    *("rate of ε", "in theory", "largest move ηε"),
 ]
 
 
@@ -30,9 +30,10 @@ def converged(run: Result) -> bool:
 
 
 def grid(results: Results, name: str) -> list[Result]:
-    """The runs of a start, by η·λ_GF."""
+    """The runs of a start, by η·λ_GF, each with the start's words."""
     runs = results[name]["runs"] if name in results else []
-    return sorted(runs, key=lambda run: float(run["multiple"]))
+    told = [run | {"from": STARTS[name].words} for run in runs]
+    return sorted(told, key=lambda run: float(run["multiple"]))
 
 
 def _entries(run: Result, expected: Expected | None) -> list[str]:
@@ -40,7 +41,7 @@ def _entries(run: Result, expected: Expected | None) -> list[str]:
     rate = [f"{value:.6f}" for value in run["rate"]] if there and run["rate"] else ["-", "-"]
     return [
         f"{run['multiple']:.4g}",
-        f"{run['norm_square']:.5f}" if there else "none",
+        f"{run['norm_square']:.5f}" if there else "diverges" if run["diverged"] else "none",
         f"{run['product'] - run['norm_square']:.0e}" if there else "-",
         (expected.limit or "none") if expected else "-",
         _steps(run["steps"]),
@@ -48,7 +49,7 @@ def _entries(run: Result, expected: Expected | None) -> list[str]:
         _steps(run["federated_steps"]),
         f"{'yes' if run['identical'] else 'NO'}, {run['compared']} points",
         *rate,
-        f"{run['move']:.4f}" + ("" if run["bounded"] else " > √2"),
+        f"{run['move']:.4g}" + ("" if run["bounded"] else " > √2"),
     ]
 
 
