@@ -16,30 +16,30 @@ import numpy as np
 from fedbias.vectors import Vector, norm, squared_norm
 
 
-def residual(point: Vector, target: float) -> float:
+def shallow_residual(point: Vector, target: float) -> float:
     """ε = aᵀb − Φ."""
     a, b = np.split(point, 2)
     return float(a @ b) - target
 
 
-def imbalance(point: Vector) -> float:
+def shallow_imbalance(point: Vector) -> float:
     """Q = ‖a+b‖·‖a−b‖; |a² − b²| for d = 1. 0 only where b = ±a."""
     a, b = np.split(point, 2)
     return norm(a + b) * norm(a - b)
 
 
-def sharpness(point: Vector, target: float) -> float:
+def shallow_sharpness(point: Vector, target: float) -> float:
     """The largest eigenvalue of ∇²L, at any point: λ/2 + √(λ²/4 + ε² + 2ε·aᵀb).
 
     In the basis a+b, a−b the sum under the root is (ε + aᵀb)² + Q²/4, so it is taken that way.
     With the minus sign it is another eigenvalue, the others are ε and −ε, each d−1 times. None is
     above it, as (λ/2)² + ε² + 2ε·aᵀb ≥ (λ/2 − |ε|)²; nor is any of them in size.
     """
-    across = math.hypot(2 * residual(point, target) + target, imbalance(point) / 2)
+    across = math.hypot(2 * shallow_residual(point, target) + target, shallow_imbalance(point) / 2)
     return squared_norm(point) / 2 + across
 
 
-def descent_step(
+def shallow_step(
     residual: float, squared_norm: float, imbalance: float, target: float, step_size: float
 ) -> tuple[float, float, float]:
     """(ε, λ, Q) after a step of gradient descent, from those before: three numbers for any d.
@@ -63,12 +63,12 @@ def descent_step(
     )
 
 
-def flow_limit(imbalance: float, target: float) -> float:
+def flow_sharpness(imbalance: float, target: float) -> float:
     """λ_GF = √(Q_0² + 4Φ²): the sharpness where the gradient flow ends, which conserves Q."""
     return math.hypot(imbalance, 2 * target)
 
 
-def descent_limit(
+def descent_sharpness(
     imbalance: float, residuals: Iterable[float], target: float, step_size: float
 ) -> float:
     """λ_∞ = √(Q_0²·Π_t(1−η²ε_t²)² + 4Φ²) ≥ 2|Φ|: the sharpness where gradient descent ends.
@@ -82,7 +82,7 @@ def descent_limit(
         that are left out at its end change Q by the factor 1 − η²·Σε_t².
     """
     left = math.prod(_shrinkage(step_size * value) for value in residuals)
-    return flow_limit(left * imbalance, target)
+    return flow_sharpness(left * imbalance, target)
 
 
 def flatness_bound(
@@ -96,7 +96,7 @@ def flatness_bound(
     Parameters
     ----------
     imbalance, residuals, target, step_size
-        As in :func:`descent_limit`.
+        As in :func:`descent_sharpness`.
 
     Raises
     ------
@@ -109,10 +109,10 @@ def flatness_bound(
                 f"flatness_bound: step_size·|residual| must be at most √2 throughout, not {move:g} "
                 f"as in step {step}: gradient descent may end sharper than its flow"
             )
-    return flow_limit(imbalance, target)
+    return flow_sharpness(imbalance, target)
 
 
-def asymptotic_rate(step_size: float, limit: float) -> float:
+def shallow_rate(step_size: float, limit: float) -> float:
     """|1 − ηλ_∞|: by what ε shrinks per step in the end; 1 or more if such a limit repels.
 
     The limit of |ε⁺/ε| = |1 − ηλ + η²ε(ε+Φ)|; a single step may be above or below it.

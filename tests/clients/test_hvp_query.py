@@ -1,4 +1,4 @@
-"""A client's answer to query.hvp: a product at a point that it was sent once, and keeps meanwhile."""
+"""A client's answer to query.hvp: a product at a point that it was sent once, and keeps."""
 
 import json
 from dataclasses import replace
@@ -247,9 +247,17 @@ def plain(**capabilities):
         (OBJECTIVE, {"header": "{}"}, "the header must have the fields client, round, seed, check"),
         (OBJECTIVE, {}, "the record has no JSON header"),
     ],
-    ids=["no products", "another client", "a point too short", "a vector too short", "a product too "
-         "short", "a product of another dtype", "no header", "nothing"],
-)  # fmt: skip
+    ids=[
+        "no products",
+        "another client",
+        "a point too short",
+        "a vector too short",
+        "a product too short",
+        "a product of another dtype",
+        "no header",
+        "nothing",
+    ],
+)
 def test_what_is_refused(objective, query, sentence):
     """With a sentence and the code of a refusal. Kills: a traceback, a check left out."""
     code, reason = Client(objective).refusal(query)

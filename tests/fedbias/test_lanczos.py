@@ -1,4 +1,4 @@
-"""The top of a spectrum from products alone: beside dense eigenvalues, and where it may go wrong."""
+"""The top of a spectrum from products alone: beside dense eigenvalues, where it may go wrong."""
 
 import numpy as np
 import pytest

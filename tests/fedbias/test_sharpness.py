@@ -388,8 +388,8 @@ def test_the_rule_by_hand(now, sharpness, after):
 @pytest.mark.parametrize(
     ("now", "sharpness", "after"),
     [
-        (None, 1.0, 0.5), (None, 1e3, 0.01), (0.3, 1e3, 0.01), (0.3, 1e-320, 0.5), (0.01, 2e3, 0.01),
-        (0.48, 1.0, 0.48), (0.3, 1.0, 0.5), (0.5, 4.0, 0.25), (0.3, -1.0, 0.3),
+        (None, 1.0, 0.5), (None, 1e3, 0.01), (0.3, 1e3, 0.01), (0.3, 1e-320, 0.5),
+        (0.01, 2e3, 0.01), (0.48, 1.0, 0.48), (0.3, 1.0, 0.5), (0.5, 4.0, 0.25), (0.3, -1.0, 0.3),
     ],
 )  # fmt: skip
 def test_the_bounds_by_hand(now, sharpness, after):
@@ -498,11 +498,11 @@ PRESET = fb.preset_radius(1, 0.5, 1)
         ({"sharpness": None}, "by_sharpness(c=1.0) needs the sharpness to be measured: sharpness="),
         (
             {"decay": fb.cosine_decay(100)},
-            "by_sharpness(c=1.0) and cosine_decay(samples=100) both set the step size: use one of th",
+            "by_sharpness(c=1.0) and cosine_decay(samples=100) both set the step size: use one ",
         ),
         (
             {"feedback": fb.differential(), "compressor": fb.uniform(4)},
-            "differential() counts on a constant step size, which by_sharpness(c=1.0) is not: use ef",
+            "differential() counts on a constant step size, which by_sharpness(c=1.0) is not: ",
         ),
         (
             {
@@ -510,7 +510,7 @@ PRESET = fb.preset_radius(1, 0.5, 1)
                 "feedback": fb.error_feedback(radius=PRESET),
                 "compressor": fb.uniform(4),
             },
-            f"error_feedback(radius={PRESET!r}) counts on a constant step size, which by_sharpness(c",
+            f"error_feedback(radius={PRESET!r}) counts on a constant step size, which by_sh",
         ),
         (
             {"optimizer": fb.adam()},
@@ -518,12 +518,12 @@ PRESET = fb.preset_radius(1, 0.5, 1)
         ),
         (
             {"steering": fb.by_sharpness(2.0)},
-            "by_sharpness: c must be > 0 and < 2, where gradient_descent(step_size=0.5) stops being "
-            "stable, not 2",
+            "by_sharpness: c must be > 0 and < 2, where gradient_descent(step_size=0.5) stops "
+            "being stable, not 2",
         ),
         (
             {"optimizer": fb.heavy_ball(0.1, 0.5), "steering": fb.by_sharpness(6)},
-            "by_sharpness: c must be > 0 and < 6, where heavy_ball(step_size=0.1, beta=0.5) stops be",
+            "by_sharpness: c must be > 0 and < 6, where heavy_ball(step_size=0.1, beta=0.5) stop",
         ),
         ({"sharpness": 10}, "algorithm: sharpness must be like lanczos(every=10), not 10"),
         ({"sharpness": fb.lanczos}, "algorithm: sharpness must be like lanczos(every=10), not "),

@@ -48,9 +48,9 @@ def descent(start, multiple, rounds, target=1.0, clients=1):
     """η, the points and the residuals of gradient descent by a federation, η·λ_GF being given."""
     point = np.array(start)
     problem = fb.ShallowLinear(target, point.size // 2, clients)
-    step = multiple / theory.flow_limit(theory.imbalance(point), target)
+    step = multiple / theory.flow_sharpness(theory.shallow_imbalance(point), target)
     history = fb.run(problem.objectives, fb.gradient_descent(step), point, rounds)
-    return step, history.points, [theory.residual(x, target) for x in history.points]
+    return step, history.points, [theory.shallow_residual(x, target) for x in history.points]
 
 
 def steps_until(residuals, tolerance):
@@ -77,7 +77,7 @@ def test_a_step_of_a_federation_is_the_recursion(run, multiple):
     step, points, residuals = descent(start, multiple, 400, target, clients)
     count = steps_until(residuals, 1e-12) or 400
     for old, new in zip(points[:count], points[1:], strict=False):
-        expected = theory.descent_step(*state(old, target), target, step)
+        expected = theory.shallow_step(*state(old, target), target, step)
         assert state(new, target) == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
@@ -92,8 +92,10 @@ def test_sums_and_differences_only_change_their_length(run, multiple):
         move = step * residuals[t]
         np.testing.assert_allclose(a_new + b_new, (1 - move) * (a + b), atol=1e-13)
         np.testing.assert_allclose(a_new - b_new, (1 + move) * (a - b), atol=1e-13)
-        shrunk = abs(1 - move**2) * theory.imbalance(points[t])
-        assert theory.imbalance(points[t + 1]) == pytest.approx(shrunk, rel=1e-12, abs=1e-13)
+        shrunk = abs(1 - move**2) * theory.shallow_imbalance(points[t])
+        assert theory.shallow_imbalance(points[t + 1]) == pytest.approx(
+            shrunk, rel=1e-12, abs=1e-13
+        )
 
 
 def test_by_hand():
@@ -101,22 +103,24 @@ def test_by_hand():
 
     Kills: any other constant."""
     point = np.array([1.0, 2.0, 3.0, 4.0])
-    assert theory.residual(point, 9.0) == 2
-    assert theory.imbalance(point) == pytest.approx(math.sqrt(416), rel=1e-15)
-    assert theory.imbalance(np.array([3.0, -2.0])) == pytest.approx(5, rel=1e-15)
-    assert theory.sharpness(point, 9.0) == pytest.approx(15 + math.sqrt(13**2 + 104), rel=1e-15)
-    assert theory.descent_step(2, 30, 3, 9, 0.25) == (
+    assert theory.shallow_residual(point, 9.0) == 2
+    assert theory.shallow_imbalance(point) == pytest.approx(math.sqrt(416), rel=1e-15)
+    assert theory.shallow_imbalance(np.array([3.0, -2.0])) == pytest.approx(5, rel=1e-15)
+    assert theory.shallow_sharpness(point, 9.0) == pytest.approx(
+        15 + math.sqrt(13**2 + 104), rel=1e-15
+    )
+    assert theory.shallow_step(2, 30, 3, 9, 0.25) == (
         2 * (1 - 7.5 + 0.0625 * 2 * 11),
         1.25 * 30 - 4 * 0.25 * 2 * 11,
         0.75 * 3,
     )
-    assert theory.descent_step(4, 1, 3, 0, 0.5)[2] == 9  # |1 − 4|·3
-    assert theory.flow_limit(3, -2) == 5
-    assert theory.descent_limit(3, [], -2, 0.1) == 5
-    assert theory.descent_limit(3, [1, -2], 1.5, 0.25) == pytest.approx(
+    assert theory.shallow_step(4, 1, 3, 0, 0.5)[2] == 9  # |1 − 4|·3
+    assert theory.flow_sharpness(3, -2) == 5
+    assert theory.descent_sharpness(3, [], -2, 0.1) == 5
+    assert theory.descent_sharpness(3, [1, -2], 1.5, 0.25) == pytest.approx(
         math.hypot(3 * 15 / 16 * 3 / 4, 3), rel=1e-15
     )
-    assert theory.asymptotic_rate(0.25, 2) == 0.5 and theory.asymptotic_rate(0.25, 6) == 0.5
+    assert theory.shallow_rate(0.25, 2) == 0.5 and theory.shallow_rate(0.25, 6) == 0.5
 
 
 @each_run
@@ -126,8 +130,8 @@ def test_the_limit_is_the_product_formula(run, multiple):
     start, target, clients = RUNS[run]
     step, points, residuals = descent(start, multiple, 400, target, clients)
     assert abs(residuals[-1]) < 1e-12
-    imbalance = theory.imbalance(points[0])
-    limit = theory.descent_limit(imbalance, residuals[:-1], target, step)
+    imbalance = theory.shallow_imbalance(points[0])
+    limit = theory.descent_sharpness(imbalance, residuals[:-1], target, step)
     assert points[-1] @ points[-1] == pytest.approx(limit, abs=1e-9)
     assert limit >= 2 * abs(target)
 
@@ -136,7 +140,7 @@ def test_the_limit_is_the_product_formula(run, multiple):
 def test_small_steps_end_where_the_flow_does(run):
     """λ_GF − λ_∞ = O(η): a tenth of the step leaves a tenth of it. Kills: any other λ_GF."""
     start, target, clients = RUNS[run]
-    flow = theory.flow_limit(theory.imbalance(np.array(start)), target)
+    flow = theory.flow_sharpness(theory.shallow_imbalance(np.array(start)), target)
     gaps = []
     for multiple, rounds in ((0.1, 300), (0.01, 3000)):
         _, points, residuals = descent(start, multiple, rounds, target, clients)
@@ -167,7 +171,7 @@ def test_the_table_of_the_second_start(multiple, rough, fine, limit):
 def test_beyond_twice_the_flattest_nothing_converges():
     """η·λ_GF = 3.8 is η·2|Φ| = 2.014 > 2: every minimum repels. The iterates stay bounded."""
     step, points, residuals = descent(FIRST, 3.8, 2000)
-    assert 2 < theory.asymptotic_rate(step, 2.0) + 1 < 2.1
+    assert 2 < theory.shallow_rate(step, 2.0) + 1 < 2.1
     assert np.abs(points).max() < 2 and 1e-2 < np.abs(residuals[-100:]).max() < 2
 
 
@@ -176,13 +180,13 @@ def test_larger_steps_end_no_sharper(run):
     """λ_∞ does not increase with η up to η·λ_GF = 2, and stays below λ_GF; by more than .1 % in
     all. Kills: a bound in the other direction, a limit that does not know η."""
     start, target, clients = RUNS[run]
-    flow = theory.flow_limit(theory.imbalance(np.array(start)), target)
+    flow = theory.flow_sharpness(theory.shallow_imbalance(np.array(start)), target)
     limits = []
     for multiple in (0.2, 0.5, 1.0, 1.4, 1.6, 1.8, 1.9, 2.0):
         step, points, residuals = descent(start, multiple, 300, target, clients)
-        imbalance = theory.imbalance(points[0])
+        imbalance = theory.shallow_imbalance(points[0])
         assert theory.flatness_bound(imbalance, residuals[:-1], target, step) == flow
-        limits.append(theory.descent_limit(imbalance, residuals[:-1], target, step))
+        limits.append(theory.descent_sharpness(imbalance, residuals[:-1], target, step))
     assert (np.diff([flow, *limits]) <= 0).all() and limits[-1] < 0.999 * limits[0]
 
 
@@ -192,12 +196,12 @@ def test_too_large_a_move_may_end_sharper_than_the_flow():
     start, step = np.array([2.9, -2.5]), 0.23
     problem = fb.ShallowLinear(1.0, 1)
     points = fb.run(problem.objectives, fb.gradient_descent(step), start, 120).points
-    residuals = [theory.residual(x, 1.0) for x in points]
-    limit = theory.descent_limit(theory.imbalance(start), residuals[:-1], 1.0, step)
+    residuals = [theory.shallow_residual(x, 1.0) for x in points]
+    limit = theory.descent_sharpness(theory.shallow_imbalance(start), residuals[:-1], 1.0, step)
     assert abs(residuals[-1]) < 1e-12 and points[-1] @ points[-1] == pytest.approx(limit, abs=1e-9)
-    assert limit > 2.4 * theory.flow_limit(theory.imbalance(start), 1.0)
+    assert limit > 2.4 * theory.flow_sharpness(theory.shallow_imbalance(start), 1.0)
     with pytest.raises(ValueError) as caught:
-        theory.flatness_bound(theory.imbalance(start), residuals, 1.0, step)
+        theory.flatness_bound(theory.shallow_imbalance(start), residuals, 1.0, step)
     assert str(caught.value) == (
         "flatness_bound: step_size·|residual| must be at most √2 throughout, not 1.8975 as in "
         "step 0: gradient descent may end sharper than its flow"
@@ -208,7 +212,7 @@ def test_the_precondition_is_sharp():
     """At η|ε| = √2 a step leaves Q as it is; above, Q grows. Two-sided."""
     for move, grows in ((1.41, False), (1.42, True)):
         for residual in (move / 0.5, -move / 0.5):
-            assert (theory.descent_step(residual, 9, 1, 1, 0.5)[2] > 1) is grows
+            assert (theory.shallow_step(residual, 9, 1, 1, 0.5)[2] > 1) is grows
             if grows:
                 with pytest.raises(ValueError, match="as in step 1"):
                     theory.flatness_bound(1, [0.1, residual], 1, 0.5)
@@ -220,8 +224,10 @@ def test_it_may_end_flatter_all_the_same():
     """The first table's 3.6 has η|ε| = 1.428 > √2 and λ_∞ < λ_GF: sufficient, not necessary."""
     step, points, residuals = descent(FIRST, 3.6, 349)
     with pytest.raises(ValueError, match=r"not 1\.42798 as in step"):
-        theory.flatness_bound(theory.imbalance(points[0]), residuals, 1.0, step)
-    assert points[-1] @ points[-1] < 0.6 * theory.flow_limit(theory.imbalance(points[0]), 1.0)
+        theory.flatness_bound(theory.shallow_imbalance(points[0]), residuals, 1.0, step)
+    assert points[-1] @ points[-1] < 0.6 * theory.flow_sharpness(
+        theory.shallow_imbalance(points[0]), 1.0
+    )
 
 
 @each_run
@@ -230,7 +236,7 @@ def test_the_rate_is_attained(run, multiple):
     """|ε⁺/ε| where |ε| is about 1e-8, to 1e-6. Kills: a rate of λ_GF, or of half the step."""
     start, target, clients = RUNS[run]
     step, points, residuals = descent(start, multiple, 400, target, clients)
-    rate = theory.asymptotic_rate(step, points[-1] @ points[-1])
+    rate = theory.shallow_rate(step, points[-1] @ points[-1])
     place = steps_until(residuals, 1e-8)
     assert abs(residuals[place + 1] / residuals[place]) == pytest.approx(rate, abs=1e-6)
 
@@ -250,12 +256,15 @@ def test_sharpness_is_the_largest_eigenvalue(width):
             objective = fb.ShallowLinear(target, width).objectives[0]
             hessian = np.stack([objective.hvp(point, unit) for unit in np.eye(2 * width)])
             spectrum = np.linalg.eigvalsh(hessian)
-            residual, found = theory.residual(point, target), theory.sharpness(point, target)
+            residual, found = (
+                theory.shallow_residual(point, target),
+                theory.shallow_sharpness(point, target),
+            )
             assert found == pytest.approx(np.abs(spectrum).max(), rel=1e-12)
             assert found == pytest.approx(spectrum[-1], rel=1e-12)
             assert found >= abs(residual) * (1 - 1e-12)
             others = [residual, -residual] * (width - 1)
             expected = sorted([found, point @ point - found, *others])
             np.testing.assert_allclose(spectrum, expected, atol=1e-12 * (1 + found))
-    minimum = theory.sharpness(points[1], float(points[1][:width] @ points[1][width:]))
+    minimum = theory.shallow_sharpness(points[1], float(points[1][:width] @ points[1][width:]))
     assert minimum == pytest.approx(points[1] @ points[1], rel=1e-14)

@@ -579,7 +579,7 @@ def test_without_the_setting_nobody_is_asked():
 
 
 def test_an_app_of_another_kind(warned):
-    """Its clients do not know query.hvp: Flower's error is a failure like others. Kills: a crash."""
+    """Its clients do not know query.hvp: Flower's error is a failure like others. Kills: an end."""
 
     def mod(message, context, call_next):
         if message.metadata.message_type == "query.hvp":

@@ -166,8 +166,8 @@ def _missing(known: dict[str, list[Result]], long: Result | None) -> list[str]:
     if long:
         where = f"{STARTS[long['start']].words} at {long['multiple']:g}"
         said.append(
-            f"From {where}, {long['rounds']:,} steps: no entry exceeds {long['largest']:.3f}, |ε| is "
-            f"never below {long['least']:.1e}."
+            f"From {where}, {long['rounds']:,} steps: no entry exceeds {long['largest']:.3f}, |ε| "
+            f"is never below {long['least']:.1e}."
         )
     return said
 

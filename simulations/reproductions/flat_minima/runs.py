@@ -107,18 +107,18 @@ def descent(points: Vector, step_size: float) -> Result:
     λ at the last point, ``product`` what the product formula makes of the residuals, ``rate`` is
     [measured, |1 − ηλ_∞|] or None.
     """
-    left, imbalance = residuals(points), theory.imbalance(points[0])
+    left, imbalance = residuals(points), theory.shallow_imbalance(points[0])
     ended = float(points[-1] @ points[-1])
-    product = theory.descent_limit(imbalance, left[:-1], TARGET, step_size)
+    product = theory.descent_sharpness(imbalance, left[:-1], TARGET, step_size)
     return {
         "step_size": step_size,
         "rounds": len(points) - 1,
-        "flow": theory.flow_limit(imbalance, TARGET),
+        "flow": theory.flow_sharpness(imbalance, TARGET),
         "steps": _counted(left),
         "diverged": bool(np.abs(points[-1]).max() > FAR),
         "norm_square": ended,
         "product": product,
-        "sharpness": [theory.sharpness(x, TARGET) for x in (points[0], points[-1])],
+        "sharpness": [theory.shallow_sharpness(x, TARGET) for x in (points[0], points[-1])],
         "move": step_size * max(map(abs, left)),
         "bounded": _bounded(imbalance, left, step_size),
         "rate": _rate(left, step_size, ended),
@@ -127,7 +127,7 @@ def descent(points: Vector, step_size: float) -> Result:
 
 def residuals(points: Vector) -> list[float]:
     """ε at every point."""
-    return [theory.residual(point, TARGET) for point in points]
+    return [theory.shallow_residual(point, TARGET) for point in points]
 
 
 def recursion_error(points: Vector, step_size: float) -> float:
@@ -136,10 +136,13 @@ def recursion_error(points: Vector, step_size: float) -> float:
     The step by which a run leaves is not looked at.
     """
     worst = 0.0
-    known = [(theory.residual(x, TARGET), float(x @ x), theory.imbalance(x)) for x in points]
+    known = [
+        (theory.shallow_residual(x, TARGET), float(x @ x), theory.shallow_imbalance(x))
+        for x in points
+    ]
     known = known[:-1] if np.abs(points[-1]).max() > FAR else known
     for old, new in zip(known, known[1:], strict=False):
-        expected = theory.descent_step(*old, TARGET, step_size)
+        expected = theory.shallow_step(*old, TARGET, step_size)
         off = max(abs(one - other) for one, other in zip(new, expected, strict=True))
         worst = max(worst, off / (1 + old[1]))
     return worst
@@ -151,7 +154,7 @@ def endless(start: Vector, step_size: float, rounds: int) -> Result:
 
     def look(round: int, state: ServerState, outcome: Outcome) -> None:
         nonlocal least, largest
-        least = min(least, abs(theory.residual(state.point, TARGET)))
+        least = min(least, abs(theory.shallow_residual(state.point, TARGET)))
         largest = max(largest, float(np.abs(state.point).max()))
 
     objectives = fb.ShallowLinear(TARGET, start.size // 2).objectives
@@ -180,7 +183,7 @@ def _rate(left: Sequence[float], step_size: float, limit: float) -> list[float] 
     place = next((t for t, value in enumerate(left[:-1]) if abs(value) < _RATED), None)
     if place is None or left[place] == 0:
         return None
-    return [abs(left[place + 1] / left[place]), theory.asymptotic_rate(step_size, limit)]
+    return [abs(left[place + 1] / left[place]), theory.shallow_rate(step_size, limit)]
 
 
 def _short(value: float) -> float:

@@ -38,7 +38,7 @@ def trade_off(name: str, runs: Runs) -> list[str]:
 def _first_step(name: str, run: Result) -> str:
     """Where the first step alone takes all of Q; beyond it leaves the more the larger it is."""
     start = STARTS[name].vector
-    multiple = run["flow"] / abs(theory.residual(start, TARGET))
+    multiple = run["flow"] / abs(theory.shallow_residual(start, TARGET))
     return f" (η|ε_0| = 1 at {multiple:.3f}, where Q = 0 after a step)" if multiple <= 2 else ""
 
 
