@@ -40,7 +40,13 @@ def flower(tmp_path):
 
 
 # A preset as a file, and options as they are typed: a rule where the table has a number.
-PRESET = {"rounds": 4, "clients": 2, "lost": 0.2}
+PRESET = {
+    "rounds": 4,
+    "clients": 2,
+    "lost": 0.2,
+    "sharpness": "lanczos(every=2, steps=6)",
+    "steering": "by_sharpness(c=0.5)",
+}
 RULE = {
     "rounds": 9,
     "clients": 2,
@@ -58,7 +64,7 @@ RULE = {
 def test_flowers_runtime_equals_the_inline_engine(given, tmp_path, flower):
     """Kills: an app that cannot be bundled, a run config that differs from the presets' keys, a
     client that takes another share of the data than its partition-id says, a rule that Flower
-    takes for a number.
+    takes for a number, products asked otherwise, or steps that do not follow them.
     """
     if not FLWR.exists():
         pytest.skip("flwr's command is not beside this Python")
@@ -83,4 +89,6 @@ def test_flowers_runtime_equals_the_inline_engine(given, tmp_path, flower):
     assert flown.keys() == inline.keys()
     assert all(np.array_equal(flown[name], inline[name]) for name in flown)
     sizes = [read_run(tmp_path / name).values("batch_size") for name in ("e2e", "inline")]
+    measured = [read_run(tmp_path / name).values("sharpness") for name in ("e2e", "inline")]
+    assert measured[0] == measured[1] and len(measured[0]) == (2 if given == "file" else 0)
     assert sizes[0] == sizes[1] and (len(set(sizes[0])) > 1) == (given == "options")

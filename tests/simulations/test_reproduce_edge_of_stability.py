@@ -103,9 +103,9 @@ def test_a_thousand_examples_of_mean_zero(monkeypatch):
 
 def test_a_steered_run_follows_what_it_measures(tmp_path, progress):
     """Kills: limits and steps of other rounds beside the sharpness, bytes of the wrong message."""
-    made = cells(Options(rounds=30))["check-steered"]
+    made = cells(Options())["check-steered"]
     run = compute({"check-steered": made}, tmp_path, progress)["check-steered"]
-    assert run["at"] == [0, 10, 20, 30] and len(run["train_loss"]) == 40  # its own rounds
+    assert run["at"] == [0, 10, 20, 30] and len(run["train_loss"]) == 40
     for value, step, limit in zip(run["sharpness"], run["step"], run["limit"], strict=True):
         assert step <= min(0.4, 1.00001 / value) and limit == pytest.approx(2 / step, rel=1e-5)
         assert step >= min(0.4, 1 / value) / 1.1 * 0.99999
@@ -265,7 +265,7 @@ def test_what_c_does_is_told_by_the_results():
     assert "λ̂ at the end 4.5 → 9.0 → 17.1 (rises with every seed)" in said
     assert "test accuracy 60.50 % → 60.50 % → 60.50 % (rises throughout with 0" in said
     best = [note for note in notes(results()) if note.startswith("The ")]
-    assert "is 0.215 with η = 0.05" in best[0] and "with η = 1.9/λ̂ (λ̂ at the end 17.1" in best[0]
+    assert "is 0.211 with η = 0.05" in best[0] and "with η = 1.9/λ̂ (λ̂ at the end 17.1" in best[0]
     assert len(best) == 2
 
 
@@ -291,7 +291,7 @@ def test_the_table_by_hand():
     assert row["first λ̂ ≥ limit"] == "20 ± 0" and row["λ̂ at the end"] == "18.9 ± 1.3"
     assert row["λ̂ / limit at the end"] == "0.95 ± 0.06"
     assert row["test accuracy, %"] == "60.50 ± 0.71" and row["measuring λ̂"] == "500 B"
-    assert row["training"] == "2.00 kB" and row["train loss at the end"] == "0.215 ± 0.000"
+    assert row["training"] == "2.00 kB" and row["train loss at the end"] == "0.211 ± 0.000"
     assert rows["η = 0.5/λ̂"]["rounds to loss 0.6"] == "-"
     few = {"fixed-0.1-0": run_of()} | {"check-fixed": run_of("check-fixed")}
     assert len(table(few)) == 2 and list(seeds_of(few)) == ["fixed-0.1"] and len(notes(few)) == 3
