@@ -82,6 +82,11 @@ class Algorithm:
         """The rule for b; None means all the data."""
         return as_batch_size(self.batch_size)
 
+    @property
+    def stability(self) -> float | None:
+        """Below which ηλ the steps converge on a quadratic; None where that is not known."""
+        return self.optimizer.stability if self.estimator.aims_at_gradient else None
+
     def weight(self, examples: int) -> float:
         """What a client of so many examples weighs beside another one of its kind."""
         return float(examples) if self.weights == "examples" else 1.0
@@ -151,7 +156,7 @@ class Algorithm:
             )
 
     def _check_steering(self) -> None:
-        rule, limit = self.steering, self.optimizer.stability
+        rule, limit = self.steering, self.stability
         if rule is None:
             return
         if self.sharpness is None:
@@ -162,6 +167,11 @@ class Algorithm:
             raise ValueError(
                 f"{self.feedback} counts on a constant step size, which {rule} is not: use ef21() "
                 "or error_feedback()"
+            )
+        if not self.estimator.aims_at_gradient:
+            raise ValueError(
+                f"{rule} sizes steps along gradients, and {self.estimator} is none: use exact(), "
+                "minibatch() or another estimate of the gradient"
             )
         if limit is None:
             raise ValueError(

@@ -92,7 +92,8 @@ def apply(
     if mean is None:
         why = f"the round's step leaves the range of {state.point.dtype}: the run diverges"
         return untouched, replace(received, refused=sums.refused | dict.fromkeys(applied, why))
-    length, step = norm(mean), step_now(algorithm, state, moved_on.samples)
+    length, limit = norm(mean), algorithm.stability
+    step_size = step_now(algorithm, state, moved_on.samples).step_size
     evidence = sums.evidence(length * length, moved_on.samples, _pool(algorithm, everyone))
     batch_size, wanted = next_size(algorithm.batching, received.batch_size, evidence)
     acknowledged = replace(
@@ -112,8 +113,8 @@ def apply(
         wanted=wanted,
         computed=sum(report.computed for report in applied.values()),
         dropped=sum(report.dropped for report in applied.values()),
-        step_size=step.step_size,
-        stability_limit=step.stability / step.step_size if step.stability else math.nan,
+        step_size=step_size,
+        stability_limit=limit / step_size if limit else math.nan,
         measured=sums.measured(),
     )
 

@@ -38,8 +38,8 @@ def sharpness_step(
         η falls at once, rises only by more than the share ``hysteresis``, and stays between the
         bounds; see :func:`fedbias.by_sharpness`.
     **settings
-        :class:`FedBias`'s: ``estimator``, ``compressor``, ``feedback`` (not one that counts on a
-        constant step size), …
+        :class:`FedBias`'s: ``estimator`` (of the gradient: not ``local_steps``), ``compressor``,
+        ``feedback`` (not one that counts on a constant step size), …
 
     Notes
     -----

@@ -64,6 +64,11 @@ class Estimator(ABC):
         return 0
 
     @property
+    def aims_at_gradient(self) -> bool:
+        """Whether it estimates ∇f_m, however biased: where it does not, ηλ says nothing."""
+        return True
+
+    @property
     def kinds(self) -> Mapping[str, Estimator]:
         """What clients may compute: itself, or one estimator per capability."""
         return {"": self}

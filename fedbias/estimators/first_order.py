@@ -87,6 +87,10 @@ class Meta(Estimator):
     def draws_batches(self) -> bool:
         return True
 
+    @property
+    def aims_at_gradient(self) -> bool:
+        return False
+
     def samples(self, batch_size: int | None, size: int) -> int:
         return 3 * super().samples(batch_size, size)
 

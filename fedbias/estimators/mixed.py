@@ -67,6 +67,10 @@ class ByCapability(Estimator):
     def draws_batches(self) -> bool:
         return any(estimator.draws_batches for estimator in self.kinds.values())
 
+    @property
+    def aims_at_gradient(self) -> bool:
+        return all(estimator.aims_at_gradient for estimator in self.kinds.values())
+
 
 def as_estimator(value: Estimator | Mapping[str, Estimator]) -> Estimator:
     """An estimator, or a mapping from capability to estimator, as one (ValueError if neither)."""

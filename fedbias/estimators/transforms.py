@@ -35,6 +35,10 @@ class _Wrapped(Estimator):
     def draws_batches(self) -> bool:
         return self.inner.draws_batches
 
+    @property
+    def aims_at_gradient(self) -> bool:
+        return self.inner.aims_at_gradient
+
     def samples(self, batch_size: int | None, size: int) -> int:
         return self.inner.samples(batch_size, size)
 
@@ -65,6 +69,10 @@ class Normalised(_Wrapped):
         inner = self.inner.estimate(objective, point, turn)
         length = norm(inner.vector)
         return Estimate(inner.vector / length if length > 0 else inner.vector, inner.loss)
+
+    @property
+    def aims_at_gradient(self) -> bool:
+        return False
 
 
 @setting("local_steps")
@@ -107,6 +115,10 @@ class LocalSteps(_Wrapped):
     @property
     def measuring_needs(self) -> frozenset[str] | None:
         return self.inner.measuring_needs  # for local tests, which look at the last step
+
+    @property
+    def aims_at_gradient(self) -> bool:
+        return False
 
     def samples(self, batch_size: int | None, size: int) -> int:
         return self.count * self.inner.samples(batch_size, size)

@@ -22,7 +22,9 @@ class Lanczos:
     steps : int
         At most so many products, and one more for the residual.
     tolerance : float
-        Fewer, as soon as the residual is that share of the eigenvalue; 0 takes them all.
+        Fewer, as soon as the residual is that share of the eigenvalue; 0 takes them all. NOT
+        guaranteed: that it is the largest. Where several stand apart, a start that happens to miss
+        the top one finds the next, so c near its limit wants a small tolerance, or 0.
     fraction : float
         Share of the clients whose loss is measured; drawn anew each time. Of fewer than all, the
         estimate has a spread, and leans upwards: E λ_max(mean of a sample) ≥ λ_max(mean).

@@ -201,6 +201,15 @@ def test_a_zero_hessian():
         assert np.linalg.norm(found.vector) == pytest.approx(1)
 
 
+def test_a_tolerance_ends_in_an_invariant_space():
+    """Three different eigenvalues are three steps; the top one, 0, is no scale for a tolerance.
+    Kills: steps along rounding until they are all spent.
+    """
+    matrix = symmetric(np.repeat([0.0, -1.0, -3.0], [20, 5, 5]))
+    found = fb.top_eigenpair(lambda v: matrix @ v, 30, 30, seed=0, tolerance=0.01)
+    assert found.products == 4 and abs(found.value) < 1e-14 and found.residual < 1e-14
+
+
 def test_the_top_is_the_most_positive_one():
     """Kills: the largest modulus: −100 is no sharpness."""
     matrix = np.diag([-100.0, -3.0, -0.25])

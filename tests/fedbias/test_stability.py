@@ -100,6 +100,50 @@ def test_adaptive_steps_have_no_limit(optimizer):
     assert len(history.readings) == 1
 
 
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        fb.local_steps(1, 0.1),
+        fb.normalised(),
+        fb.meta(0.1),
+        fb.clipped(1.0, fb.normalised()),
+        fb.by_capability(gradient=fb.local_steps(2, 0.1), loss=fb.two_point(2, 1e-3)),
+    ],
+    ids=repr,
+)
+def test_what_is_no_gradient_has_no_limit(estimator):
+    """A step along what is no estimate of ∇f: its size times λ is no ηλ. Kills: the limit of plain
+    steps in the record of five local ones, a rule that sizes these.
+    """
+    settings = {"estimator": estimator, "sharpness": fb.lanczos()}
+    history = run(fb.gradient_descent(0.1), 2, **settings)
+    assert all(math.isnan(outcome.stability_limit) for outcome in history.outcomes)
+    assert len(history.readings) == 1
+    with pytest.raises(
+        ValueError, match=r"by_sharpness\(c=1.0\) sizes steps along gradients, and "
+    ):
+        run(fb.gradient_descent(0.1), 2, steering=fb.by_sharpness(1.0), **settings)
+
+
+@pytest.mark.parametrize(
+    "estimator",
+    [
+        fb.exact(),
+        fb.minibatch(),
+        fb.clipped(1.0),
+        fb.two_point(2, 1e-3),
+        fb.forward_gradient(2),
+        fb.by_capability(gradient=fb.clipped(2.0), loss=fb.two_point(2, 1e-3)),
+    ],
+    ids=repr,
+)
+def test_a_biased_gradient_is_one(estimator):
+    """Kills: a refusal of everything but exact()."""
+    steered = {"sharpness": fb.lanczos(), "steering": fb.by_sharpness(0.1)}
+    history = run(fb.gradient_descent(0.1), 2, estimator=estimator, **steered)
+    assert history.outcomes[0].stability_limit == 2 / history.outcomes[0].step_size
+
+
 # Runs on a quadratic ------------------------------------------------------------------------------
 
 CURVATURES = np.array([8.0, 3.0, 1.0, 0.5])

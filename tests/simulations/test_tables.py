@@ -242,6 +242,23 @@ def test_the_step_of_a_seed_without_a_reading_is_not_left_out(record: Make) -> N
     assert row.sharpness_bytes == 700
 
 
+def test_a_narrow_terminal_keeps_the_sharpness(
+    six_runs: list[Run], terminal: io.StringIO, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Kills: a line longer than the terminal; what measuring cost in place of what it found."""
+    found: dict[str, Any] = {"sharpness": 4.604, "step_sharpness": 1.9, "stability": 2.0}
+    rows = [replace(row, **found, sharpness_bytes=3.45e7) for row in comparison_table(six_runs)]
+    for width, kept in ((140, "sharpness ηλ measuring"), (88, "sharpness ηλ"), (76, "sharpness")):
+        monkeypatch.setenv("COLUMNS", str(width))
+        terminal.seek(0)
+        terminal.truncate()
+        print_table(rows, terminal)
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+        assert max(map(len, text.splitlines())) <= width and "…" not in text
+        shown = {"sharpness", "ηλ", "measuring"} & set(text.split())
+        assert shown == set(kept.split()), width
+
+
 def test_a_run_without_rounds_has_a_row() -> None:
     assert text_table(comparison_table([Run("empty")]))[1] == ["empty", "-", "0 B", "0", "-"]
 

@@ -571,6 +571,12 @@ def test_a_record_is_plain_values():
     assert run.records[1].sharpness_spread > 0 and run.records[1].sharpness_clients == 3
 
 
+def test_a_run_that_stops_is_not_measured_any_more():
+    """Kills: a measurement of a round that does not come."""
+    run = flower(grid := grid_of(), stop=fb.until(samples=2 * sum(SIZES)), rounds=9)
+    assert len(run.records) == 3 and {k for k, _, _ in grid.queries()} == {0}
+
+
 def test_without_the_setting_nobody_is_asked():
     """Kills: messages that nobody wanted."""
     grid = grid_of()

@@ -45,9 +45,11 @@ def draw(results: Results, path: Path) -> None:
     ):
         _sharpness(axes, lines)
         axes.set_title(f"sharpness of {title}; dotted: 2/η", fontsize=11)
-    top = max((axes.get_ylim()[1] for axes in grid[0][:2]), default=1.0)
+    # The limits of small c are far above.
+    shown = [run["sharpness"] for seeds, *_ in both.values() for run in seeds]
+    shown += [seeds[0]["limit"] for seeds, *_ in sets[0].values()]
     for axes in grid[0][:2]:
-        axes.set_ylim(0, top)
+        axes.set_ylim(0, 1.1 * max(map(max, shown), default=1.0))
     _losses(grid[0][2], both)
     _accuracies(grid[1][0], both)
     _trade(grid[1][1], both, late_sharpness, "λ̂ at the end")
@@ -93,4 +95,4 @@ def _trade(axes: Axes, lines: Lines, up: Measure, words: str) -> None:
             across, value = arrived(run, TARGETS[0]), up(run)
             if across is not None and value is not None:
                 axes.plot([across], [value], "o" if dashes == "-" else "^", color=colour)
-    axes.set(xscale="log", xlabel=f"rounds to a train loss of {TARGETS[0]}", ylabel=words)
+    axes.set(xlabel=f"rounds to a train loss of {TARGETS[0]}", ylabel=words)

@@ -10,7 +10,7 @@ from ..base import Result, Results
 from .cases import Case, cases
 
 TARGETS = (0.6, 0.3)  # train losses that runs of different speed are compared at
-LATE = 0.1  # the share of the rounds that says how a run ends
+LATE = 0.2  # the share of the rounds that says how a run ends
 Seeds = Sequence[Result]
 Measure = Callable[[Result], float | None]
 
@@ -84,7 +84,7 @@ def hovering(run: Result) -> list[float]:
     if first is None:
         return []
     end = math.inf if last is None else last
-    return [ratio for k, ratio in pressures(run) if first <= k <= end]
+    return [ratio for k, ratio in pressures(run) if k == first or first < k <= end]
 
 
 def rises(run: Result) -> float:
@@ -95,25 +95,25 @@ def rises(run: Result) -> float:
 
 
 def late_loss(run: Result) -> float:
-    """The mean train loss of the last rounds."""
+    """The median train loss of the last rounds."""
     curve = losses(run)
-    return statistics.fmean(curve[-max(1, round(LATE * len(curve))) :])
+    return statistics.median(curve[-max(1, round(LATE * len(curve))) :])
 
 
 def late_sharpness(run: Result) -> float | None:
-    """The mean λ̂ of the last rounds."""
+    """The median λ̂ of the last rounds: single ones may stand out far."""
     return _late(run, list(zip(run["at"], run["sharpness"], strict=True)))
 
 
 def late_pressure(run: Result) -> float | None:
-    """The mean of λ̂ over its limit in the last rounds."""
+    """The median of λ̂ over its limit in the last rounds."""
     return _late(run, pressures(run))
 
 
 def _late(run: Result, points: Sequence[tuple[int, float]]) -> float | None:
     first = (1 - LATE) * len(run["train_loss"])
     values = [value for k, value in points if k >= first] or [value for _, value in points[-1:]]
-    return statistics.fmean(values) if values else None
+    return statistics.median(values) if values else None
 
 
 def accuracy(run: Result) -> float | None:
