@@ -84,14 +84,14 @@ class _Products:
     def ask(self, queries: Sequence[HvpQuery]) -> Iterator[Vector]:
         """All the products, in order: without one, it would not be the same operator's any more."""
         records = self._exchanged(queries)
-        lost = [query for query in queries if not records[query.client]]
+        lost = [query for query in queries if records[query.client] is None]
         if lost:
             self._holders -= {query.client for query in lost}
             records |= self._exchanged(lost)
         return (self._opened(query.client, records[query.client]) for query in queries)
 
-    def _exchanged(self, queries: Sequence[HvpQuery]) -> dict[int, Record]:
-        """Client → its answer's record, which is empty where it has lost the point."""
+    def _exchanged(self, queries: Sequence[HvpQuery]) -> dict[int, Record | None]:
+        """Client → its answer's record; None where it has lost the point."""
         replies = list(exchange(self._grid, self._messages(queries), self._timeout))
         replies.sort(key=self._client)  # so that the first who failed does not depend on the order
         records = {self._client(reply): self._answer(reply) for reply in replies}
@@ -118,20 +118,21 @@ class _Products:
             raise NotMeasured(f"node {reply.metadata.src_node_id} is not enrolled any more")
         return client
 
-    def _answer(self, reply: Message) -> Record:
+    def _answer(self, reply: Message) -> Record | None:
         if not reply.has_error():
-            record: Record = dict(reply.content.config_records.get("fedbias", {}))
-            self.wire_bytes += size_of(record)
-            return record
+            return dict(reply.content.config_records.get("fedbias", {}))
         if reply.error.code == LOST_MODEL:
-            return {}
+            return None
         never = reply.error.code in NEVER_CAME
         why = "no answer" if never else reply.error.reason
         raise NotMeasured(f"client {self._client(reply)}: {why}")
 
-    def _opened(self, client: int, record: Record) -> Vector:
+    def _opened(self, client: int, record: Record | None) -> Vector:
+        if record is None:
+            raise NotMeasured(f"client {client} does not keep the point that it was sent")
         try:
             packet = packet_of(record, "product")
+            self.wire_bytes += len(bytes(packet))
             check_directions(packet, 0)  # it comes as it is
             return vector_like(self._point, packet)
         except ValueError as reason:

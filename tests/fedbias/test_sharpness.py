@@ -90,6 +90,22 @@ def test_over_many_clients_it_is_that_of_their_data_together():
     assert exact.value == pytest.approx(problem.lipschitz, rel=1e-10)
 
 
+@pytest.mark.parametrize("dim", [1, 3])
+def test_two_linear_layers_have_the_papers_sharpness(dim):
+    """Along a descent over three clients, none of whose Hessians is that of the mean. Kills: the
+    Hessian of one of them, one of a quadratic that stays.
+    """
+    problem = fb.ShallowLinear(1.0, dim, clients=3)
+    start = np.concatenate([np.full(dim, 1.8), np.linspace(0.2, 0.4, dim)]) / math.sqrt(dim)
+    setting = fb.lanczos(every=1, steps=2 * dim, tolerance=0)
+    history = run(problem.objectives, fb.gradient_descent(0.1), 40, start, sharpness=setting)
+    for reading in history.readings:
+        exact = fb.theory.shallow_sharpness(history.points[reading.round], 1.0)
+        assert reading.value == pytest.approx(exact, rel=1e-10)
+    values = [reading.value for reading in history.readings]
+    assert max(values) > 1.02 * min(values)
+
+
 def test_measuring_does_not_touch_the_training():
     """Kills: a measurement that draws from the clients' streams, or moves the point."""
     settings = {"estimator": fb.minibatch(), "batch_size": 4, "seed": 3}
