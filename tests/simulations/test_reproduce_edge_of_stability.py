@@ -284,11 +284,24 @@ def test_who_is_faster_and_flatter_at_once():
     assert said.endswith(f"; none of η = 0.5/λ̂, η = 1/λ̂, η = 1.9/λ̂ than one of {fixed}.")
 
 
+def test_measurements_of_another_eigenvalue_are_told():
+    """Kills: c = 1.9's rough curves counted, a dip that is none."""
+    said = " ".join(notes(results(**{"c-1.9": {"sharpness": (1, 9, 2, 9, 9)}})))
+    assert "smoothly: 20; more than a tenth below both neighbours" in said
+    assert "taken for the largest: 0." in said
+    said = " ".join(notes(results(**{"c-1.0": {"sharpness": (1, 9, 8, 9, 9)}})))
+    assert "taken for the largest: 2." in said
+
+
 def test_what_was_tried_beside_is_compared_with_its_own_kind():
     """Kills: the two confused, another case beside it."""
     changed = results(unbounded={"sharpness": (1, 50, 60, 70, 80), "limit": 100.0})
     said = " ".join(notes(changed))
-    assert "before the next measurement: λ̂ at the end 80.0 ± 0.0 instead of 17.1 ± 0.0" in said
+    assert (
+        "Without an upper bound on η, otherwise 0.4, the first ones are 0.02 ± 0.00 and λ̂ comes to "
+        "0.5 ± 0.0 of its limit by the second measurement: λ̂ at the end 80.0 ± 0.0 instead of "
+        "17.1 ± 0.0"
+    ) in said
     assert "over its limit 0.80 ± 0.00 instead of 1.22 ± 0.00" in said
     assert "With compressed gradients: λ̂ at the end 18.9 ± 1.3 instead of 9.0 ± 0.0" in said
     assert "took 500 B per run beside 2.00 kB for training, × 0.25." in said
@@ -329,11 +342,11 @@ def test_the_sharpness_rises_to_the_edge_and_stays_about_it():
 
     Kills: results of runs that never came to the edge."""
     found = committed("edge-of-stability")
-    for eta in (0.1, 0.2, 0.4):
+    for eta, least, most in ((0.1, 1.0, 1.25), (0.2, 1.15, 1.3), (0.4, 1.45, 1.65)):
         for seed in SEEDS:
             run = found[f"fixed-{eta}-{seed}"]
-            assert run["sharpness"][0] < 0.25 * run["limit"][0]
-            assert crossed(run) is not None and 0.9 < np.mean(hovering(run)) < 1.6
+            assert run["sharpness"][0] < 0.2 * run["limit"][0]
+            assert least < np.mean(hovering(run)) < most
     for c in (0.5, 1.0, 1.9):
         for seed in SEEDS:
             run = found[f"c-{c}-{seed}"]

@@ -87,6 +87,13 @@ def hovering(run: Result) -> list[float]:
     return [ratio for k, ratio in pressures(run) if k == first or first < k <= end]
 
 
+def dips(run: Result) -> int:
+    """How many measurements are more than a tenth below both their neighbours."""
+    found = run["sharpness"]
+    triples = zip(found, found[1:], found[2:], strict=False)
+    return sum(here < 0.9 * min(before, after) for before, here, after in triples)
+
+
 def rises(run: Result) -> float:
     """The share of the rounds at whose end the loss is higher than before."""
     curve = losses(run)

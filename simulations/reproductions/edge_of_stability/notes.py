@@ -15,11 +15,13 @@ from .measures import (
     Seeds,
     accuracy,
     crossed,
+    dips,
     family,
     hovering,
     late_loss,
     late_pressure,
     late_sharpness,
+    pressures,
     rises,
     seeds_of,
     spread,
@@ -38,6 +40,7 @@ def notes(results: Results) -> list[str]:
     momentum = {title: beside[title]} if title in beside else {}
     return [
         *_method(results),
+        *_missed(results),
         *(_edge(title, seeds) for title, seeds in (fixed | momentum).items()),
         *compared("a fixed step size grows", fixed),
         *compared("c grows", steered),
@@ -69,6 +72,20 @@ def _method(results: Results) -> list[str]:
     ]
 
 
+def _missed(results: Results) -> list[str]:
+    """Measurements that found another eigenvalue, where the curves are smooth enough to tell."""
+    found = seeds_of(results)
+    smooth = [run for c in SHARES if c <= 1 for run in found.get(f"c-{c}", [])]
+    if not smooth:
+        return []
+    count = sum(len(run["at"]) for run in smooth)
+    return [
+        f"Measurements with c ≤ 1, where λ̂ moves smoothly: {count}; more than a tenth below both "
+        "neighbours, as if another eigenvalue had been taken for the largest: "
+        f"{sum(map(dips, smooth))}. A small residual says that there is an eigenvalue, not which."
+    ]
+
+
 def _edge(title: str, seeds: Seeds) -> str:
     """Whether λ̂ rises to the limit, and what it does there."""
     start = statistics.fmean(run["sharpness"][0] / run["limit"][0] for run in seeds)
@@ -92,11 +109,7 @@ def _beside(results: Results) -> list[str]:
     """A step size without an upper bound, compression, momentum."""
     found = seeds_of(results)
     pairs = {
-        "unbounded": (
-            f"c-{SHARES[-1]}",
-            f"Without an upper bound on η (otherwise {LARGEST}) the first steps are taken where "
-            "the loss is flat and leave that place before the next measurement",
-        ),
+        "unbounded": (f"c-{SHARES[-1]}", _unbounded(found.get("unbounded", []))),
         "sparse": ("c-1.0", "With compressed gradients"),
         "momentum-c": ("c-1.9", "With momentum at the same share of its limit as c = 1.9"),
     }
@@ -108,6 +121,16 @@ def _beside(results: Results) -> list[str]:
         if name in found and other in found
         for two in [(found[name], found[other])]
     ]
+
+
+def _unbounded(seeds: Seeds) -> str:
+    """How long the first steps are, and where they lead."""
+    first = spread(seeds, lambda run: float(run["step"][0]), ".2f") if seeds else "-"
+    second = spread(seeds, lambda run: pressures(run)[0][1], ".1f") if seeds else "-"
+    return (
+        f"Without an upper bound on η, otherwise {LARGEST}, the first ones are {first} and λ̂ comes "
+        f"to {second} of its limit by the second measurement"
+    )
 
 
 def _both(measure: Measure, digits: str, one: Seeds, other: Seeds) -> str:
