@@ -32,7 +32,7 @@ from fedbias.vectors import Vector
 
 from .memory import load_ledger, save_ledger
 from .replica import plan_of
-from .sharpness import answer, forget_point
+from .sharpness import answer
 
 MakeObjective = Callable[[Context], Objective]
 _REFUSED = 2  # Flower's code for a ClientApp that raised; the reason is ours
@@ -153,7 +153,6 @@ def _gossip(app: CohortClientApp, message: Message, context: Context) -> RecordD
 
 def _kept(context: Context, report: Report, ledger: Ledger) -> RecordDict:
     save_ledger(context, ledger)
-    forget_point(context)
     return _content(report.to_record())
 
 

@@ -8,30 +8,31 @@ from flwr.app import Array, ArrayRecord, Context
 
 from fedbias.ledger import LostModel
 from fedbias.objectives import Objective
-from fedbias.sharpness import HvpQuery, check_of, product
+from fedbias.sharpness import HvpQuery, checksum, own_product
 from fedbias.vectors import Vector
 
 _POINT = "fedbias.sharpness"
 
 
 def answer(objective: Objective, query: HvpQuery, context: Context) -> Vector:
-    """The product that is asked for (LostModel if this client does not have the point)."""
-    if query.point is not None:
+    """The product that is asked for (LostModel if this client does not have the point).
+
+    The point stays in the context until the last query of a reading; that of a reading which failed
+    on the way, until the next one.
+    """
+    found = own_product(objective, query, _point(query, context))
+    if query.last:
+        context.state.pop(_POINT, None)
+    elif query.point is not None:
         context.state[_POINT] = ArrayRecord({"point": Array(query.point)})
-    return product(objective, query, _kept(query, context))
+    return found
 
 
-def forget_point(context: Context) -> None:
-    """Let go of the point: training goes on elsewhere."""
-    if _POINT in context.state:
-        del context.state[_POINT]
-
-
-def _kept(query: HvpQuery, context: Context) -> Vector:
+def _point(query: HvpQuery, context: Context) -> Vector:
     if query.point is not None:
         return query.point
     if _POINT in context.state:
         point = cast(ArrayRecord, context.state[_POINT])["point"].numpy()
-        if check_of(point) == query.check:
+        if checksum(point) == query.check:
             return point
     raise LostModel("this client does not have the point that the products are asked at")

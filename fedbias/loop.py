@@ -23,9 +23,17 @@ from fedbias.objectives import Objective, capabilities
 from fedbias.optimizers import Optimizer, State
 from fedbias.rounds import Report
 from fedbias.server import apply, plan_for
-from fedbias.sharpness import BySharpness, HvpQuery, Lanczos, NotMeasured, Reading, product, read
+from fedbias.sharpness import (
+    BySharpness,
+    HvpQuery,
+    Lanczos,
+    NotMeasured,
+    Reading,
+    own_product,
+    take_reading,
+)
 from fedbias.state import Outcome, ServerState
-from fedbias.steps import measured
+from fedbias.steps import steered
 from fedbias.stopping import Until
 from fedbias.vectors import Vector
 
@@ -162,6 +170,8 @@ def run(
     )
     _check(objectives, start, rounds, keep, stop)
     _check_compared(algorithm, len(objectives))
+    if steering is not None and not any("hvp" in capabilities(f) for f in objectives):
+        raise ValueError(f"run: {steering} needs clients with Hessian-vector products: offer hvp")
     if stop is not None:
         stop.check(feedback)
     if feedback.radius:
@@ -181,7 +191,7 @@ def run(
         if sharpness is not None and sharpness.due(state.round):
             try:
                 readings.append(_reading(algorithm, sharpness, state, objectives))
-                state = measured(algorithm, state, readings[-1])
+                state = steered(algorithm, state, readings[-1])
             except NotMeasured as reason:
                 unmeasured[state.round] = str(reason)
         missing = set(lost(state.round)) if lost else set()
@@ -220,13 +230,16 @@ def _reading(
     def ask(queries: Sequence[HvpQuery]) -> Iterator[Vector]:
         for query in queries:
             try:
-                yield product(objectives[query.client], query, state.point)
-            except ValueError as reason:
-                raise NotMeasured(f"client {query.client}: {reason}") from None
+                yield own_product(objectives[query.client], query, state.point)
+            except Exception as reason:  # whatever a user's objective raises: training goes on
+                plain = isinstance(reason, (ValueError, ImportError, OSError))
+                why = str(reason) if plain else f"{type(reason).__name__}: {reason}"
+                raise NotMeasured(f"client {query.client}: {why}") from None
 
     able = [m for m, objective in enumerate(objectives) if "hvp" in capabilities(objective)]
     weights = {client: algorithm.weight(objectives[client].size) for client in able}
-    return read(setting, algorithm.seed, state.round, state.point, weights, ask)
+    where = (algorithm.seed, state.round, state.point)
+    return take_reading(setting, *where, weights, len(objectives), ask)
 
 
 def _answers(

@@ -14,12 +14,12 @@ from fedbias.state import ServerState
 
 def step_now(algorithm: Algorithm, state: ServerState, samples: int) -> Optimizer:
     """The optimizer with the state's own step size, or decayed after so many samples."""
-    if state.step_size is None:
+    if state.step_size is None or algorithm.steering is None:
         return decayed(algorithm.optimizer, algorithm.decay, samples)
     return cast(Optimizer, replace(cast(Any, algorithm.optimizer), step_size=state.step_size))
 
 
-def measured(algorithm: Algorithm, state: ServerState, reading: Reading) -> ServerState:
+def steered(algorithm: Algorithm, state: ServerState, reading: Reading) -> ServerState:
     """The state that knows the sharpness at its point, and steps by it where that is asked for."""
     step_size, rule = state.step_size, algorithm.steering
     if rule is not None:

@@ -81,7 +81,7 @@ class FedBias(Strategy):
         on instead of the model, once each client has had the model: both directions then cost
         bytes that do not depend on the model's size. Each client keeps a copy of the model and of
         the optimizer's state, and repeats the server's step, bit for bit: it rebuilds every
-        direction of every client. ``evaluate_every`` sends the model all the same.
+        direction of every client. ``evaluate_every`` sends the model all the same, and so does a measurement of the sharpness.
     sharpness : Lanczos, optional
         When and how the sharpness of the clients' mean loss is measured: λ_max of its Hessian, from
         products with vectors that the clients compute on all their data.
@@ -150,7 +150,8 @@ class FedBias(Strategy):
         """Log the settings."""
         a = self.algorithm
         parts = (a.optimizer, a.decay, a.estimator, a.compressor, a.feedback)
-        _LOG.info("\t%s, batch size %s", ", ".join(map(str, parts)), a.batch_size)
+        known = [part for part in (*parts, a.sharpness, a.steering) if part is not None]
+        _LOG.info("\t%s, batch size %s", ", ".join(map(str, known)), a.batch_size)
 
     @property
     def refused(self) -> Mapping[int, str]:
@@ -193,7 +194,7 @@ class FedBias(Strategy):
         resume : Checkpoint, optional
             Where an earlier run stopped; ``initial_arrays`` then only names the parameters.
         on_round : callable, optional
-            (record, checkpoint) after every round, and for the start with round 0.
+            (RoundRecord, Checkpoint) after every round, and for the start with round 0.
 
         Returns
         -------
@@ -262,7 +263,11 @@ class FedBias(Strategy):
             return None, None
         arrays = self._names.arrays(self.state)
         metrics = {"loss": outcome.loss, "gradient_norm": outcome.gradient_norm}
-        return arrays, MetricRecord({**metrics, "applied": len(outcome.applied)})
+        found = self._tally.survey
+        if found is not None and found.reading is not None:
+            metrics["sharpness"] = found.reading.value
+        metrics |= {"step_size": outcome.step_size, "applied": len(outcome.applied)}
+        return arrays, MetricRecord(dict(metrics))
 
     def configure_evaluate(
         self, server_round: int, arrays: ArrayRecord, config: ConfigRecord, grid: Grid
@@ -286,13 +291,21 @@ class FedBias(Strategy):
         return self.state
 
     def _train(self, number: int, grid: Grid, timeout: float, result: Result) -> None:
-        self.state, found = survey(self.algorithm, self._running(), self._roster, grid, timeout)
-        self._tally = Tally(survey=found)
+        self._tally = Tally()
+        self._measure(grid, timeout)
         messages = list(self.configure_train(number, result.arrays, ConfigRecord(), grid))
         arrays, trained = self.aggregate_train(number, exchange(grid, messages, timeout))
         self._tally.check_first(number)
         if arrays is not None and trained is not None:
             result.arrays, result.train_metrics_clientapp[number] = arrays, trained
+
+    def _measure(self, grid: Grid, timeout: float) -> None:
+        state, setting = self._running(), self.algorithm.sharpness
+        if setting is not None and setting.due(state.round):
+            least = self.algorithm.minimum_replies
+            self._roster.wait(grid, least, self.sampling.patience)
+            self.state, found = survey(self.algorithm, state, self._roster, grid, timeout)
+            self._tally.survey = found
 
     def _evaluate_clients(
         self, number: int, grid: Grid, timeout: float, result: Result

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import cast
 
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
@@ -13,9 +14,9 @@ from fedbias.algorithm import Algorithm
 from fedbias.directions import check_directions
 from fedbias.ledger import LOST_MODEL
 from fedbias.rounds import Record, packet_of
-from fedbias.sharpness import HvpQuery, NotMeasured, Reading, read
+from fedbias.sharpness import HvpQuery, Lanczos, NotMeasured, Reading, take_reading
 from fedbias.state import ServerState
-from fedbias.steps import measured
+from fedbias.steps import steered
 from fedbias.sums import vector_like
 from fedbias.vectors import Vector
 
@@ -45,31 +46,47 @@ class Survey:
 
 def survey(
     algorithm: Algorithm, state: ServerState, roster: Roster, grid: Grid, timeout: float
-) -> tuple[ServerState, Survey | None]:
-    """Measure if it is due: the state that knows what came of it, and how it went.
+) -> tuple[ServerState, Survey]:
+    """Measure: the state that knows what came of it, and how it went.
 
     Where it fails the state is the same: training goes on with the last reading.
     """
-    setting = algorithm.sharpness
-    if setting is None or not setting.due(state.round):
-        return state, None
-    roster.enrol(grid)
+    number, setting = state.round + 1, cast(Lanczos, algorithm.sharpness)
     weights = {client: algorithm.weight(roster.sizes[client]) for client in roster.able("hvp")}
-    messages = _Products(grid, roster, timeout, state)
+    messages, everyone = _Products(grid, roster, timeout, state), len(roster.sizes)
     try:
-        reading = read(setting, algorithm.seed, state.round, state.point, weights, messages.ask)
+        where = (algorithm.seed, state.round, state.point)
+        reading = take_reading(setting, *where, weights, everyone, messages.ask)
     except NotMeasured as reason:
         went_on = "the last one holds" if state.sharpness else "there is none yet"
-        _LOG.warning(
-            "round %s: the sharpness was not measured, %s: %s", state.round + 1, went_on, reason
-        )
+        _LOG.warning("round %s: the sharpness was not measured, %s: %s", number, went_on, reason)
         return state, Survey(None, messages.wire_bytes, str(reason))
-    if algorithm.steering and reading.value <= 0:
+    after = steered(algorithm, state, reading)
+    _LOG.info("round %s: sharpness %.4g (%s products)", number, reading.value, reading.products)
+    if algorithm.steering:
+        _warn(number, reading, after.step_size, algorithm.stability)
+        if len(weights) < everyone:
+            _LOG.warning(
+                "round %s: steps follow the sharpness of the %s clients that are there and can "
+                "compute Hessian-vector products, of %s",
+                *(number, len(weights), everyone),
+            )
+    return after, Survey(reading, messages.wire_bytes)
+
+
+def _warn(number: int, reading: Reading, step_size: float | None, limit: float | None) -> None:
+    """Say where the step size does not follow from λ̂ as the rule's share would have it."""
+    if reading.value <= 0:
         _LOG.warning(
             "round %s: the sharpness is %.3g: no step size follows from it, the last one stays",
-            *(state.round + 1, reading.value),
+            *(number, reading.value),
         )
-    return measured(algorithm, state, reading), Survey(reading, messages.wire_bytes)
+    elif step_size and limit and step_size * reading.value >= limit:
+        _LOG.warning(
+            "round %s: the smallest step size allowed, %.3g, is beyond the limit at a sharpness of "
+            "%.3g",
+            *(number, step_size, reading.value),
+        )
 
 
 class _Products:
@@ -84,14 +101,14 @@ class _Products:
     def ask(self, queries: Sequence[HvpQuery]) -> Iterator[Vector]:
         """All the products, in order: without one, it would not be the same operator's any more."""
         records = self._exchanged(queries)
-        lost = [query for query in queries if records[query.client] is None]
-        if lost:
-            self._holders -= {query.client for query in lost}
-            records |= self._exchanged(lost)
+        again = [query for query in queries if records[query.client] is None]
+        if again:
+            self._holders -= {query.client for query in again}
+            records |= self._exchanged(again)
         return (self._opened(query.client, records[query.client]) for query in queries)
 
     def _exchanged(self, queries: Sequence[HvpQuery]) -> dict[int, Record | None]:
-        """Client → its answer's record; None where it has lost the point."""
+        """Client → its answer's record; None where it, or the network, has lost something."""
         replies = list(exchange(self._grid, self._messages(queries), self._timeout))
         replies.sort(key=self._client)  # so that the first who failed does not depend on the order
         records = {self._client(reply): self._answer(reply) for reply in replies}
@@ -120,19 +137,21 @@ class _Products:
 
     def _answer(self, reply: Message) -> Record | None:
         if not reply.has_error():
-            return dict(reply.content.config_records.get("fedbias", {}))
-        if reply.error.code == LOST_MODEL:
+            record: Record = dict(reply.content.config_records.get("fedbias", {}))
+            parts = (part for part in record.values() if isinstance(part, str | bytes))
+            self.wire_bytes += sum(map(len, parts))
+            return record
+        if reply.error.code == LOST_MODEL or reply.error.code in NEVER_CAME:
             return None
-        never = reply.error.code in NEVER_CAME
-        why = "no answer" if never else reply.error.reason
-        raise NotMeasured(f"client {self._client(reply)}: {why}")
+        raise NotMeasured(f"client {self._client(reply)}: {reply.error.reason}")
 
     def _opened(self, client: int, record: Record | None) -> Vector:
         if record is None:
-            raise NotMeasured(f"client {client} does not keep the point that it was sent")
+            raise NotMeasured(
+                f"client {client} does not answer, or does not keep the point that it was sent"
+            )
         try:
             packet = packet_of(record, "product")
-            self.wire_bytes += len(bytes(packet))
             check_directions(packet, 0)  # it comes as it is
             return vector_like(self._point, packet)
         except ValueError as reason:

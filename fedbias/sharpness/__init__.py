@@ -1,8 +1,8 @@
 """The sharpness, λ_max of the Hessian: measured over clients, and what the step makes of it."""
 
-from .lanczos import Eigenpair, NotMeasured, top_eigenpair, top_eigenpairs
-from .query import HvpQuery, check_of, product
-from .reading import Reading, read
+from .eigenpairs import Eigenpair, NotMeasured, top_eigenpair, top_eigenpairs
+from .query import HvpQuery, checksum, own_product
+from .reading import Reading, take_reading
 from .settings import BySharpness, Lanczos, by_sharpness, lanczos
 
 __all__ = [
@@ -13,10 +13,10 @@ __all__ = [
     "NotMeasured",
     "Reading",
     "by_sharpness",
-    "check_of",
+    "checksum",
     "lanczos",
-    "product",
-    "read",
+    "own_product",
+    "take_reading",
     "top_eigenpair",
     "top_eigenpairs",
 ]

@@ -15,7 +15,8 @@ from fedbias.randomness import Seed
 from fedbias.vectors import Vector, norm
 
 Hvp = Callable[[Vector], Vector]  # v → Hv
-_ROUNDING = 10  # times √d·ε·‖H‖: what is left of a vector in the space that it was taken out of
+_ROUNDING = 10  # times ε·‖H‖: what is left of a vector in a space that it was taken out of
+_LEAST = 5  # steps before a tolerance is asked: a random start looks settled where it only began
 
 
 class NotMeasured(ValueError):
@@ -39,7 +40,7 @@ class Eigenpair:
         ‖Hv − θv‖, computed from a product with v itself: H has an eigenvalue within it of θ, up to
         the rounding of that product. NOT guaranteed: that this one is the largest.
     products : int
-        Made so far for it: the steps, and one for each pair's own residual.
+        All that were made: the steps, and one for each pair's own residual.
     """
 
     value: float
@@ -78,7 +79,7 @@ def top_eigenpairs(
     Parameters
     ----------
     hvp : callable
-        v → Hv, shape (dim,), for a symmetric H that stays the same. It may not keep or change v.
+        v → Hv, shape (dim,), for a symmetric H that stays the same. It must not write into v.
     dim : int
     steps : int
         At most so many products before the pairs' own residuals; with ``steps=dim`` and no
@@ -90,7 +91,8 @@ def top_eigenpairs(
     dtype : float32 or float64
         Of the vectors.
     tolerance : float
-        Stop as soon as all the residuals are estimated at most tolerance·|θ|; 0 takes every step.
+        Stop as soon as all the residuals are estimated at most tolerance·|θ|, after at least 5
+        steps; 0 takes every step.
 
     Returns
     -------
@@ -101,8 +103,25 @@ def top_eigenpairs(
     Raises
     ------
     NotMeasured
-        If a product is not finite or has another length.
+        If a product is not finite or has another length, or the products are not those of one
+        symmetric matrix.
     """
+    vectors, made = ritz_vectors(hvp, dim, steps, seed, count, dtype=dtype, tolerance=tolerance)
+    pairs = [verified(hvp, vector, made + count) for vector in vectors]
+    return sorted(pairs, key=lambda pair: -pair.value)
+
+
+def ritz_vectors(
+    hvp: Hvp,
+    dim: int,
+    steps: int,
+    seed: Seed,
+    count: int,
+    *,
+    dtype: DTypeLike,
+    tolerance: float,
+) -> tuple[list[Vector], int]:
+    """The top unit vectors, and the products made, before any is verified; as above."""
     checks.whole("top_eigenpairs", "dim", dim, least=1)
     checks.whole("top_eigenpairs", "steps", steps, least=1)
     checks.whole("top_eigenpairs", "count", count, least=1, most=min(steps, dim))
@@ -112,49 +131,66 @@ def top_eigenpairs(
     rest, beta = rng.standard_normal(dim, kind), np.inf
     while space.size < most:
         if beta <= space.rounding:  # an invariant space: go on in another one
-            rest = space.outside(rng.standard_normal(dim, kind))
+            rest = space.outside(space.outside(rng.standard_normal(dim, kind)))
             beta = 0.0
         vector = rest / norm(rest)
         rest = space.grow(vector, _product(hvp, vector), beta)
-        beta = norm(rest)
-        if tolerance and space.size >= count and space.converged(count, beta, tolerance):
+        beta = _finite(norm(rest))
+        enough = bool(tolerance) and space.size >= max(count, _LEAST)
+        if enough and space.converged(count, beta, tolerance):
             break
-    pairs = [_verified(hvp, vector) for vector in space.top(count)]
-    made = space.size + count
-    found = [Eigenpair(value, vector, residual, made) for value, vector, residual in pairs]
-    return sorted(found, key=lambda pair: -pair.value)
+    return space.top(count), space.size
+
+
+@np.errstate(over="ignore", invalid="ignore")  # looked at
+def verified(hvp: Hvp, vector: Vector, products: int) -> Eigenpair:
+    """A unit vector's pair, from one more product: the last of so many."""
+    product = _product(hvp, vector).astype(np.float64)
+    value = float(np.dot(vector, product))
+    return Eigenpair(_finite(value), vector, _finite(norm(product - value * vector)), products)
 
 
 class _Space:
     """The Krylov space: an orthonormal basis Q in rows, and T = QHQᵀ."""
 
-    def __init__(self, most: int, dim: int, kind: DTypeLike) -> None:
+    def __init__(self, most: int, dim: int, kind: Any) -> None:
         self._basis, self._t = np.zeros((most, dim), kind), np.zeros((most, most))
+        self._eps = float(np.finfo(kind).eps)
         self.size = 0
+
+    @property
+    def _scale(self) -> float:
+        return float(np.abs(self._t).max())
 
     @property
     def rounding(self) -> float:
         """Lengths that are nothing but rounding beside H; before the first step, none."""
         if not self.size:
             return 0.0
-        eps = float(np.finfo(self._basis.dtype).eps)
-        return _ROUNDING * math.sqrt(self._basis.shape[1]) * eps * float(np.abs(self._t).max())
+        return _ROUNDING * self._eps * self._scale
 
+    @np.errstate(over="ignore", invalid="ignore")  # looked at
     def grow(self, vector: Vector, product: Vector, beta: float) -> Vector:
         """Add a unit vector, whose part of the last rest had length β; Hv outside the space."""
         k = self.size
         self._basis[k], self.size = vector, k + 1
-        self._t[k, k] = np.dot(vector, product)
+        along = self._basis[: k + 1] @ product
+        self._t[k, k] = _finite(float(along[k]))
         if k:
-            self._t[k, k - 1] = self._t[k - 1, k] = beta
-        return self.outside(product)
+            self._t[k, k - 1] = self._t[k - 1, k] = _finite(beta)
+        # Qᵀ(Hv) is a column of T for the one symmetric H; rounding is far below √ε.
+        if not np.abs(along - self._t[k, : k + 1]).max() <= math.sqrt(self._eps) * self._scale:
+            raise NotMeasured(
+                "the products are not those of one symmetric matrix: of a loss that is drawn anew, "
+                "data that change, or a second derivative that is wrong"
+            )
+        return self.outside(product - along @ self._basis[: k + 1])
 
     def outside(self, vector: Vector) -> Vector:
-        """What a vector has outside the space; taken twice, for the sake of rounding."""
+        """What a vector has outside the space; for the sake of rounding it is taken out twice."""
         basis = self._basis[: self.size]
-        once = vector - (basis @ vector) @ basis
-        twice: Vector = once - (basis @ once) @ basis
-        return twice
+        rest: Vector = vector - (basis @ vector) @ basis
+        return rest
 
     def converged(self, count: int, beta: float, tolerance: float) -> bool:
         """Whether the top pairs' residuals, β·|their last entries|, are small enough."""
@@ -181,8 +217,7 @@ def _product(hvp: Hvp, vector: Vector) -> Vector:
     return product
 
 
-def _verified(hvp: Hvp, vector: Vector) -> tuple[float, Vector, float]:
-    """(⟨v, Hv⟩, v, ‖Hv − θv‖) from one more product."""
-    product = _product(hvp, vector).astype(np.float64)
-    value = float(np.dot(vector, product))
-    return value, vector, norm(product - value * vector)
+def _finite(number: float) -> float:
+    if not math.isfinite(number):
+        raise NotMeasured("the Hessian-vector products are beyond the range of their numbers")
+    return number

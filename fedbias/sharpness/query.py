@@ -11,7 +11,7 @@ from typing import Any, cast
 import numpy as np
 
 from fedbias.compressors.base import check_vector
-from fedbias.headers import Check, read_header, whole
+from fedbias.headers import Check, flag, read_header, whole
 from fedbias.objectives import Objective, require
 from fedbias.packets import PacketError
 from fedbias.rounds import Record, dense, dense_vector
@@ -22,6 +22,7 @@ _QUERY: dict[str, Check] = {
     "round": whole(),
     "seed": whole(),
     "check": whole(),
+    "last": flag,
 }
 
 
@@ -36,9 +37,11 @@ class HvpQuery:
     vector : ndarray, shape (dim,)
         v.
     check : int
-        Of the point, see :func:`check_of`.
+        Of the point, see :func:`checksum`.
     point : ndarray, shape (dim,), or None
         x_k; None where the client has it from an earlier query.
+    last : bool
+        Whether no other query needs the point: the client may let go of it.
     """
 
     client: int
@@ -47,6 +50,7 @@ class HvpQuery:
     vector: Vector
     check: int
     point: Vector | None = None
+    last: bool = False
 
     def header(self) -> str:
         """All of the query but its vectors, as JSON."""
@@ -62,17 +66,17 @@ class HvpQuery:
         """Read a query (ProtocolError or PacketError if it is not one)."""
         header, vector = read_header(record, _QUERY), dense_vector(record, "vector")
         point = dense_vector(record, "point") if "point" in record else None
-        if point is not None and check_of(point) != header["check"]:
+        if point is not None and checksum(point) != header["check"]:
             raise PacketError("the query's point is not the one that its header means")
         return cls(**header, vector=vector, point=point)
 
 
-def check_of(point: Vector) -> int:
+def checksum(point: Vector) -> int:
     """A checksum of a point's bytes."""
     return zlib.crc32(point.tobytes())
 
 
-def product(objective: Objective, query: HvpQuery, point: Vector) -> Vector:
+def own_product(objective: Objective, query: HvpQuery, point: Vector) -> Vector:
     """H_m·v at the query's point, on all of a client's data.
 
     Raises
@@ -82,14 +86,17 @@ def product(objective: Objective, query: HvpQuery, point: Vector) -> Vector:
         product does not fit them or is not finite.
     """
     require(objective, {"hvp"}, "the sharpness")
-    if point.size != objective.dim or query.vector.shape != point.shape:
+    vector = query.vector
+    if point.size != objective.dim or vector.shape != point.shape:
         raise ValueError(
-            f"point and vector have dim {point.size} and {query.vector.size}, not {objective.dim}"
+            f"point and vector have dim {point.size} and {vector.size}, not {objective.dim}"
         )
+    if vector.dtype != point.dtype:
+        raise ValueError(f"the vector is {vector.dtype}, and the point {point.dtype}")
     if hasattr(objective, "draw_key"):
         cast(Any, objective).draw_key = (query.seed, query.round, query.client)
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is refused below
-        found = cast(Vector, cast(Any, objective).hvp(point, query.vector))
+        found = cast(Vector, cast(Any, objective).hvp(point, vector))
     if found.shape != point.shape or found.dtype != point.dtype:
         raise ValueError(
             f"hvp gives {found.dtype} of shape {found.shape}, not {point.dtype} of {point.shape}"

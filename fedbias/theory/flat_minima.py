@@ -63,12 +63,12 @@ def shallow_step(
     )
 
 
-def flow_sharpness(imbalance: float, target: float) -> float:
+def shallow_flow_limit(imbalance: float, target: float) -> float:
     """λ_GF = √(Q_0² + 4Φ²): the sharpness where the gradient flow ends, which conserves Q."""
     return math.hypot(imbalance, 2 * target)
 
 
-def descent_sharpness(
+def shallow_descent_limit(
     imbalance: float, residuals: Iterable[float], target: float, step_size: float
 ) -> float:
     """λ_∞ = √(Q_0²·Π_t(1−η²ε_t²)² + 4Φ²) ≥ 2|Φ|: the sharpness where gradient descent ends.
@@ -82,10 +82,10 @@ def descent_sharpness(
         that are left out at its end change Q by the factor 1 − η²·Σε_t².
     """
     left = math.prod(_shrinkage(step_size * value) for value in residuals)
-    return flow_sharpness(left * imbalance, target)
+    return shallow_flow_limit(left * imbalance, target)
 
 
-def flatness_bound(
+def shallow_flatness_bound(
     imbalance: float, residuals: Iterable[float], target: float, step_size: float
 ) -> float:
     """λ_GF as an upper bound on λ_∞; it is one if η|ε_t| ≤ √2 throughout.
@@ -96,7 +96,7 @@ def flatness_bound(
     Parameters
     ----------
     imbalance, residuals, target, step_size
-        As in :func:`descent_sharpness`.
+        As in :func:`shallow_descent_limit`.
 
     Raises
     ------
@@ -104,12 +104,12 @@ def flatness_bound(
         If η|ε_t| > √2 for some t.
     """
     for step, value in enumerate(residuals):
-        if (move := step_size * abs(value)) > math.sqrt(2):
+        if not (move := step_size * abs(value)) <= math.sqrt(2):  # NaN is not either
             raise ValueError(
-                f"flatness_bound: step_size·|residual| must be at most √2 throughout, not {move:g} "
-                f"as in step {step}: gradient descent may end sharper than its flow"
+                f"shallow_flatness_bound: step_size·|residual| must be at most √2 throughout, not "
+                f"{move:g} as in step {step}: gradient descent may end sharper than its flow"
             )
-    return flow_sharpness(imbalance, target)
+    return shallow_flow_limit(imbalance, target)
 
 
 def shallow_rate(step_size: float, limit: float) -> float:

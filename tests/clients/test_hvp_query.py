@@ -15,7 +15,7 @@ from fedbias.ledger import LOST_MODEL
 from fedbias.packets import PacketError
 from fedbias.rounds import dense, dense_vector
 from fedbias.server import plan_for
-from fedbias.sharpness import HvpQuery, check_of
+from fedbias.sharpness import HvpQuery, checksum
 from fedbias.state import ServerState
 from tests.tools.messages import JSON, NOT_WHOLE, altered, same
 from tests.tools.surveys import Followed, logistic
@@ -23,7 +23,7 @@ from tests.tools.surveys import Followed, logistic
 OBJECTIVE = logistic(30)[0]
 POINT = np.linspace(-1, 1, OBJECTIVE.dim)
 VECTOR = np.cos(np.arange(OBJECTIVE.dim))
-QUERY = HvpQuery(4, 7, 3, VECTOR, check_of(POINT), POINT)
+QUERY = HvpQuery(4, 7, 3, VECTOR, checksum(POINT), POINT)
 SHORT = replace(QUERY, point=None)
 
 
@@ -71,7 +71,7 @@ def test_there_and_back(query, dtype):
     query = replace(query, vector=query.vector.astype(dtype))
     if query.point is not None:
         point = query.point.astype(dtype)
-        query = replace(query, point=point, check=check_of(point))
+        query = replace(query, point=point, check=checksum(point))
     record = query.to_record()
     assert set(record) == {"header", "vector"} | ({"point"} if query.point is not None else set())
     assert record["header"] == query.header()
@@ -117,7 +117,7 @@ def test_a_point_that_the_header_does_not_mean():
     other = QUERY.to_record() | {"point": dense(np.nextafter(POINT, 9))}
     with pytest.raises(PacketError, match="not the one that its header means"):
         HvpQuery.from_record(other)
-    assert check_of(POINT) == check_of(POINT.copy()) != check_of(POINT.astype(np.float32))
+    assert checksum(POINT) == checksum(POINT.copy()) != checksum(POINT.astype(np.float32))
 
 
 # The answer ---------------------------------------------------------------------------------------
@@ -164,10 +164,10 @@ def test_a_newer_point_takes_the_place_of_the_old_one():
     """Kills: a point for each round, kept for good."""
     client, point = Client(), POINT / 3
     client.product(QUERY)
-    client.product(replace(QUERY, point=point, check=check_of(point), round=8))
+    client.product(replace(QUERY, point=point, check=checksum(point), round=8))
     assert len(client.held) == 1
     assert client.refusal(SHORT)[0] == LOST_MODEL
-    after = client.product(replace(SHORT, check=check_of(point)))
+    after = client.product(replace(SHORT, check=checksum(point)))
     assert after.tobytes() == OBJECTIVE.hvp(point, VECTOR).tobytes()
 
 
@@ -230,7 +230,7 @@ def plain(**capabilities):
         (OBJECTIVE, replace(QUERY, client=5), "the plan is for client 5, this is client 4"),
         (
             OBJECTIVE,
-            replace(QUERY, point=POINT[:-1], check=check_of(POINT[:-1])),
+            replace(QUERY, point=POINT[:-1], check=checksum(POINT[:-1])),
             "point and vector have dim 6 and 7, not 7",
         ),
         (OBJECTIVE, replace(QUERY, vector=VECTOR[:5]), "point and vector have dim 7 and 5, not 7"),

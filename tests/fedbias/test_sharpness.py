@@ -12,7 +12,7 @@ from fedbias.algorithm import Algorithm
 from fedbias.problems import Squares
 from fedbias.problems.linear import mean_hessian
 from fedbias.randomness import SERVER, Purpose
-from fedbias.sharpness import HvpQuery, read
+from fedbias.sharpness import HvpQuery, take_reading
 from tests.tools.surveys import SIZES, Followed, curved, dense_hessian, logistic
 
 OBJECTIVES = logistic(*SIZES)
@@ -203,7 +203,7 @@ def test_the_spread_is_unbiased_over_all_samples():
             asked[:] = [query.client for query in queries]
             return [clients[q.client].hvp(np.ones(1), q.vector) for q in queries]
 
-        reading = read(setting, seed, 0, np.ones(1), weights, ask)
+        reading = take_reading(setting, seed, 0, np.ones(1), weights, 6, ask)
         drawn[tuple(asked)] = drawn.get(tuple(asked), 0) + 1
         found[tuple(asked)] = reading
     assert set(found) == set(combinations(range(6), 3))
@@ -365,7 +365,7 @@ def test_a_query_names_what_is_asked():
         seen.extend(queries)
         return [query.vector for query in queries]
 
-    read(fb.lanczos(steps=2), 9, 4, START, {3: 1.0, 1: 2.0}, ask)
+    take_reading(fb.lanczos(steps=2), 9, 4, START, {3: 1.0, 1: 2.0}, 2, ask)
     assert [(q.client, q.round, q.seed, q.point) for q in seen[:2]] == [
         (1, 4, 9, None),
         (3, 4, 9, None),

@@ -48,7 +48,7 @@ def descent(start, multiple, rounds, target=1.0, clients=1):
     """η, the points and the residuals of gradient descent by a federation, η·λ_GF being given."""
     point = np.array(start)
     problem = fb.ShallowLinear(target, point.size // 2, clients)
-    step = multiple / theory.flow_sharpness(theory.shallow_imbalance(point), target)
+    step = multiple / theory.shallow_flow_limit(theory.shallow_imbalance(point), target)
     history = fb.run(problem.objectives, fb.gradient_descent(step), point, rounds)
     return step, history.points, [theory.shallow_residual(x, target) for x in history.points]
 
@@ -115,9 +115,9 @@ def test_by_hand():
         0.75 * 3,
     )
     assert theory.shallow_step(4, 1, 3, 0, 0.5)[2] == 9  # |1 − 4|·3
-    assert theory.flow_sharpness(3, -2) == 5
-    assert theory.descent_sharpness(3, [], -2, 0.1) == 5
-    assert theory.descent_sharpness(3, [1, -2], 1.5, 0.25) == pytest.approx(
+    assert theory.shallow_flow_limit(3, -2) == 5
+    assert theory.shallow_descent_limit(3, [], -2, 0.1) == 5
+    assert theory.shallow_descent_limit(3, [1, -2], 1.5, 0.25) == pytest.approx(
         math.hypot(3 * 15 / 16 * 3 / 4, 3), rel=1e-15
     )
     assert theory.shallow_rate(0.25, 2) == 0.5 and theory.shallow_rate(0.25, 6) == 0.5
@@ -131,7 +131,7 @@ def test_the_limit_is_the_product_formula(run, multiple):
     step, points, residuals = descent(start, multiple, 400, target, clients)
     assert abs(residuals[-1]) < 1e-12
     imbalance = theory.shallow_imbalance(points[0])
-    limit = theory.descent_sharpness(imbalance, residuals[:-1], target, step)
+    limit = theory.shallow_descent_limit(imbalance, residuals[:-1], target, step)
     assert points[-1] @ points[-1] == pytest.approx(limit, abs=1e-9)
     assert limit >= 2 * abs(target)
 
@@ -140,7 +140,7 @@ def test_the_limit_is_the_product_formula(run, multiple):
 def test_small_steps_end_where_the_flow_does(run):
     """λ_GF − λ_∞ = O(η): a tenth of the step leaves a tenth of it. Kills: any other λ_GF."""
     start, target, clients = RUNS[run]
-    flow = theory.flow_sharpness(theory.shallow_imbalance(np.array(start)), target)
+    flow = theory.shallow_flow_limit(theory.shallow_imbalance(np.array(start)), target)
     gaps = []
     for multiple, rounds in ((0.1, 300), (0.01, 3000)):
         _, points, residuals = descent(start, multiple, rounds, target, clients)
@@ -180,13 +180,13 @@ def test_larger_steps_end_no_sharper(run):
     """λ_∞ does not increase with η up to η·λ_GF = 2, and stays below λ_GF; by more than .1 % in
     all. Kills: a bound in the other direction, a limit that does not know η."""
     start, target, clients = RUNS[run]
-    flow = theory.flow_sharpness(theory.shallow_imbalance(np.array(start)), target)
+    flow = theory.shallow_flow_limit(theory.shallow_imbalance(np.array(start)), target)
     limits = []
     for multiple in (0.2, 0.5, 1.0, 1.4, 1.6, 1.8, 1.9, 2.0):
         step, points, residuals = descent(start, multiple, 300, target, clients)
         imbalance = theory.shallow_imbalance(points[0])
-        assert theory.flatness_bound(imbalance, residuals[:-1], target, step) == flow
-        limits.append(theory.descent_sharpness(imbalance, residuals[:-1], target, step))
+        assert theory.shallow_flatness_bound(imbalance, residuals[:-1], target, step) == flow
+        limits.append(theory.shallow_descent_limit(imbalance, residuals[:-1], target, step))
     assert (np.diff([flow, *limits]) <= 0).all() and limits[-1] < 0.999 * limits[0]
 
 
@@ -197,13 +197,13 @@ def test_too_large_a_move_may_end_sharper_than_the_flow():
     problem = fb.ShallowLinear(1.0, 1)
     points = fb.run(problem.objectives, fb.gradient_descent(step), start, 120).points
     residuals = [theory.shallow_residual(x, 1.0) for x in points]
-    limit = theory.descent_sharpness(theory.shallow_imbalance(start), residuals[:-1], 1.0, step)
+    limit = theory.shallow_descent_limit(theory.shallow_imbalance(start), residuals[:-1], 1.0, step)
     assert abs(residuals[-1]) < 1e-12 and points[-1] @ points[-1] == pytest.approx(limit, abs=1e-9)
-    assert limit > 2.4 * theory.flow_sharpness(theory.shallow_imbalance(start), 1.0)
+    assert limit > 2.4 * theory.shallow_flow_limit(theory.shallow_imbalance(start), 1.0)
     with pytest.raises(ValueError) as caught:
-        theory.flatness_bound(theory.shallow_imbalance(start), residuals, 1.0, step)
+        theory.shallow_flatness_bound(theory.shallow_imbalance(start), residuals, 1.0, step)
     assert str(caught.value) == (
-        "flatness_bound: step_size·|residual| must be at most √2 throughout, not 1.8975 as in "
+        "shallow_flatness_bound: step_size·|residual| must be at most √2 throughout, not 1.8975 as in "
         "step 0: gradient descent may end sharper than its flow"
     )
 
@@ -215,17 +215,17 @@ def test_the_precondition_is_sharp():
             assert (theory.shallow_step(residual, 9, 1, 1, 0.5)[2] > 1) is grows
             if grows:
                 with pytest.raises(ValueError, match="as in step 1"):
-                    theory.flatness_bound(1, [0.1, residual], 1, 0.5)
+                    theory.shallow_flatness_bound(1, [0.1, residual], 1, 0.5)
             else:
-                assert theory.flatness_bound(1, [0.1, residual], 1, 0.5) == math.hypot(1, 2)
+                assert theory.shallow_flatness_bound(1, [0.1, residual], 1, 0.5) == math.hypot(1, 2)
 
 
 def test_it_may_end_flatter_all_the_same():
     """The first table's 3.6 has η|ε| = 1.428 > √2 and λ_∞ < λ_GF: sufficient, not necessary."""
     step, points, residuals = descent(FIRST, 3.6, 349)
     with pytest.raises(ValueError, match=r"not 1\.42798 as in step"):
-        theory.flatness_bound(theory.shallow_imbalance(points[0]), residuals, 1.0, step)
-    assert points[-1] @ points[-1] < 0.6 * theory.flow_sharpness(
+        theory.shallow_flatness_bound(theory.shallow_imbalance(points[0]), residuals, 1.0, step)
+    assert points[-1] @ points[-1] < 0.6 * theory.shallow_flow_limit(
         theory.shallow_imbalance(points[0]), 1.0
     )
 

@@ -76,22 +76,23 @@ def cases() -> dict[str, Case]:
     return made | {name: Case(title, "beside", how) for name, (title, how) in beside.items()}
 
 
-def run_of(case: Case, task: str, seed: int) -> dict[str, Any]:
-    """The settings of one run."""
+def run_of(way: Mapping[str, Any], task: str, seed: int) -> dict[str, Any]:
+    """The settings of one run, of which ``way`` are those that choose its step size."""
     return {
         "task": TASKS[task],
         "model": MODEL,
         "partition": "iid()",
         "clients": 10,
         "rounds": ROUNDS,
-        "sharpness": MEASURING.format(every=STEERED if "steering" in case.settings else SEEN),
+        "sharpness": MEASURING.format(every=STEERED if "steering" in way else SEEN),
         "evaluate_every": SEEN,
         "seed": seed,
-        **case.settings,
+        **way,
     }
 
 
-def check_of(case: Case) -> dict[str, Any]:
-    """A small run on data that is always there, far from the edge, where rounding would grow."""
-    own = {"task": "digits", "model": "mlp(hidden=32, layers=2)", "rounds": 40, "seed": 0}
-    return run_of(case, "fashion-mnist", 0) | own
+def checks() -> dict[str, dict[str, Any]]:
+    """Small runs on data that is always there, far from the edge, where rounding would grow."""
+    small = {"task": "digits", "model": "mlp(hidden=32, layers=2)", "rounds": 40}
+    ways = {"check-fixed": {"optimizer": plain(0.2)}, "check-steered": steered(1.0)}
+    return {name: run_of(way, "fashion-mnist", 0) | small for name, way in ways.items()}

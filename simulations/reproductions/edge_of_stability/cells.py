@@ -11,15 +11,10 @@ from ...cell import run_cell
 from ...output import Progress, Run
 from ...settings import SettingsError, make_settings
 from ..base import Cell, Options, Reproduction, Result
-from .cases import SEEDS, TASKS, Case, cases, check_of, plain, run_of, steered
+from .cases import SEEDS, TASKS, cases, checks, run_of
 from .draw import draw
 from .notes import notes
 from .tables import table
-
-CHECKED = {
-    "check-fixed": Case("check", "check", {"optimizer": plain(0.2)}),
-    "check-steered": Case("check", "check", steered(1.0)),
-}
 
 
 def cells(options: Options) -> dict[str, Cell]:
@@ -31,12 +26,11 @@ def cells(options: Options) -> dict[str, Cell]:
     given = {"data_root": options.data_root, "rounds": options.rounds}
     asked = {key: value for key, value in given.items() if value is not None}
     made = {
-        f"{name}-{seed}": _cell(name, task, run_of(case, task, seed) | asked)
+        f"{name}-{seed}": _cell(name, task, run_of(case.settings, task, seed) | asked)
         for name, case in cases().items()
         for seed in SEEDS
     }
-    checked = {name: _cell(name, "digits", check_of(case)) for name, case in CHECKED.items()}
-    return made | checked
+    return made | {name: _cell(name, "digits", values) for name, values in checks().items()}
 
 
 def _cell(case: str, task: str, values: Mapping[str, Any]) -> Cell:
@@ -94,6 +88,6 @@ REPRODUCTION = Reproduction(
     table=table,
     notes=notes,
     draw=draw,
-    checked=tuple(CHECKED),
+    checked=tuple(checks()),
     differences=differences,
 )

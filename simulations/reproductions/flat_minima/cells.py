@@ -70,7 +70,7 @@ class Setup:
         """A run for every multiple."""
         progress.start(len(self.multiples), folder.name)
         point, runs = STARTS[self.start].vector, []
-        flow = theory.flow_sharpness(theory.shallow_imbalance(point), TARGET)
+        flow = theory.shallow_flow_limit(theory.shallow_imbalance(point), TARGET)
         for place, multiple in enumerate(self.multiples):
             drawn = multiple in DRAWN.get(self.start, ())
             found = measure(point, multiple / flow, self.rounds, drawn=drawn)
@@ -136,7 +136,7 @@ def _endless(rounds: int) -> Cell:
     start = STARTS["near"]
 
     def work(folder: Path, progress: Progress, resume: bool) -> Result:
-        flow = theory.flow_sharpness(theory.shallow_imbalance(start.vector), TARGET)
+        flow = theory.shallow_flow_limit(theory.shallow_imbalance(start.vector), TARGET)
         return {"start": "near", "multiple": ENDLESS} | endless(
             start.vector, ENDLESS / flow, rounds
         )

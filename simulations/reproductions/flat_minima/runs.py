@@ -109,11 +109,11 @@ def descent(points: Vector, step_size: float) -> Result:
     """
     left, imbalance = residuals(points), theory.shallow_imbalance(points[0])
     ended = float(points[-1] @ points[-1])
-    product = theory.descent_sharpness(imbalance, left[:-1], TARGET, step_size)
+    product = theory.shallow_descent_limit(imbalance, left[:-1], TARGET, step_size)
     return {
         "step_size": step_size,
         "rounds": len(points) - 1,
-        "flow": theory.flow_sharpness(imbalance, TARGET),
+        "flow": theory.shallow_flow_limit(imbalance, TARGET),
         "steps": _counted(left),
         "diverged": bool(np.abs(points[-1]).max() > FAR),
         "norm_square": ended,
@@ -173,7 +173,7 @@ def _counted(left: Sequence[float]) -> list[int | None]:
 def _bounded(imbalance: float, left: Sequence[float], step_size: float) -> bool:
     """Whether the theory promises λ_∞ ≤ λ_GF."""
     try:
-        theory.flatness_bound(imbalance, left, TARGET, step_size)
+        theory.shallow_flatness_bound(imbalance, left, TARGET, step_size)
     except ValueError:
         return False
     return True
