@@ -81,7 +81,8 @@ class FedBias(Strategy):
         on instead of the model, once each client has had the model: both directions then cost
         bytes that do not depend on the model's size. Each client keeps a copy of the model and of
         the optimizer's state, and repeats the server's step, bit for bit: it rebuilds every
-        direction of every client. ``evaluate_every`` sends the model all the same, and so does a measurement of the sharpness.
+        direction of every client. ``evaluate_every`` sends the model all the same, and so does a
+        measurement of the sharpness.
     sharpness : Lanczos, optional
         When and how the sharpness of the clients' mean loss is measured: λ_max of its Hessian, from
         products with vectors that the clients compute on all their data.

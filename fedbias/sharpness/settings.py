@@ -63,6 +63,8 @@ class BySharpness:
     On a quadratic of curvature λ̂ plain gradient descent converges for c < 2. The step size falls at
     once, so that ηλ̂ ≤ c when it was measured, but for ``smallest``, and rises only by more than
     ``hysteresis``. Readings of samples of clients vary, and η keeps to the largest of them then.
+    Where a run begins the loss may be flat: without ``largest`` the first steps may be so long that
+    the run never finds back (``reproduce edge-of-stability``).
 
     Attributes
     ----------
