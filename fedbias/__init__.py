@@ -50,7 +50,8 @@ from fedbias.estimators import (
 from fedbias.feedback import Feedback, differential, ef21, error_feedback, no_feedback
 from fedbias.gossip import Matching, along, random_matching, random_pair, run_gossip
 from fedbias.headers import ProtocolError
-from fedbias.loop import History, run
+from fedbias.history import History
+from fedbias.loop import run
 from fedbias.notation import parse
 from fedbias.objectives import ForwardOnly, MissingCapability, Objective, Statistics
 from fedbias.optimizers import (

@@ -12,8 +12,9 @@ from fedbias.compressors.base import check_vector
 from fedbias.decay import Decay, no_decay
 from fedbias.estimators import Estimator, as_estimator
 from fedbias.feedback import Feedback, no_feedback
+from fedbias.history import History
 from fedbias.ledger import NEVER, Ledger
-from fedbias.loop import Choice, History, asked_of
+from fedbias.loop import Choice, asked_of
 from fedbias.objectives import Objective
 from fedbias.state import Outcome
 from fedbias.vectors import Vector

@@ -203,8 +203,8 @@ def test_too_large_a_move_may_end_sharper_than_the_flow():
     with pytest.raises(ValueError) as caught:
         theory.shallow_flatness_bound(theory.shallow_imbalance(start), residuals, 1.0, step)
     assert str(caught.value) == (
-        "shallow_flatness_bound: step_size·|residual| must be at most √2 throughout, not 1.8975 as in "
-        "step 0: gradient descent may end sharper than its flow"
+        "shallow_flatness_bound: step_size·|residual| must be at most √2 throughout, not 1.8975 "
+        "as in step 0: gradient descent may end sharper than its flow"
     )
 
 
