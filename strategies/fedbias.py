@@ -27,11 +27,11 @@ from .checkpoint import Checkpoint
 from .evaluation import evaluations, mean_metrics
 from .exchange import exchange
 from .journal import EvaluateFn, Journal, OnRound
-from .records import Tally
 from .replies import collect
 from .requests import evaluate_requests, shared_packets, train_requests
 from .sampling import Sampling
 from .sharpness import survey
+from .tally import Tally
 
 _LOG = logging.getLogger("flwr")
 

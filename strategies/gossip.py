@@ -25,9 +25,9 @@ from .checkpoint import Checkpoint
 from .exchange import exchange
 from .gossip_messages import addressed, models_in
 from .journal import EvaluateFn, Journal, OnRound
-from .records import Tally
 from .replies import collect
 from .sampling import Enrolment
+from .tally import Tally
 
 _LOG = logging.getLogger("flwr")
 

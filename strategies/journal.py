@@ -12,8 +12,9 @@ from flwr.serverapp.strategy import Result
 from fedbias.stopping import Until
 
 from .checkpoint import Checkpoint
-from .records import RoundRecord, Tally
+from .records import RoundRecord
 from .states import State
+from .tally import Tally
 
 EvaluateFn = Callable[[int, ArrayRecord], MetricRecord | None]
 OnRound = Callable[[RoundRecord, Checkpoint], None]
