@@ -110,6 +110,7 @@ class _Products:
     def _exchanged(self, queries: Sequence[HvpQuery]) -> dict[int, Record | None]:
         """Client → its answer's record; None where it, or the network, has lost something."""
         replies = list(exchange(self._grid, self._messages(queries), self._timeout))
+        self.wire_bytes += sum(map(_bytes_of, replies))  # also where one of them ends the reading
         replies.sort(key=self._client)  # so that the first who failed does not depend on the order
         records = {self._client(reply): self._answer(reply) for reply in replies}
         if silent := sorted({query.client for query in queries} - set(records)):
@@ -137,10 +138,7 @@ class _Products:
 
     def _answer(self, reply: Message) -> Record | None:
         if not reply.has_error():
-            record: Record = dict(reply.content.config_records.get("fedbias", {}))
-            parts = (part for part in record.values() if isinstance(part, str | bytes))
-            self.wire_bytes += sum(map(len, parts))
-            return record
+            return _record_of(reply)
         if reply.error.code == LOST_MODEL or reply.error.code in NEVER_CAME:
             return None
         raise NotMeasured(f"client {self._client(reply)}: {reply.error.reason}")
@@ -156,3 +154,13 @@ class _Products:
             return vector_like(self._point, packet)
         except ValueError as reason:
             raise NotMeasured(f"client {client}: {reason}") from None
+
+
+def _record_of(reply: Message) -> Record:
+    return dict(reply.content.config_records.get("fedbias", {}))
+
+
+def _bytes_of(reply: Message) -> int:
+    """Of the packets and headers in an answer, whatever else there may be; of an error, none."""
+    parts = () if reply.has_error() else _record_of(reply).values()
+    return sum(len(part) for part in parts if isinstance(part, str | bytes))

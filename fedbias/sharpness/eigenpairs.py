@@ -135,7 +135,7 @@ def ritz_vectors(
             beta = 0.0
         vector = rest / norm(rest)
         rest = space.grow(vector, _product(hvp, vector), beta)
-        beta = _finite(norm(rest))
+        beta = finite(norm(rest))
         enough = bool(tolerance) and space.size >= max(count, _LEAST)
         if enough and space.converged(count, beta, tolerance):
             break
@@ -147,7 +147,7 @@ def verified(hvp: Hvp, vector: Vector, products: int) -> Eigenpair:
     """A unit vector's pair, from one more product: the last of so many."""
     product = _product(hvp, vector).astype(np.float64)
     value = float(np.dot(vector, product))
-    return Eigenpair(_finite(value), vector, _finite(norm(product - value * vector)), products)
+    return Eigenpair(finite(value), vector, finite(norm(product - value * vector)), products)
 
 
 class _Space:
@@ -175,9 +175,9 @@ class _Space:
         k = self.size
         self._basis[k], self.size = vector, k + 1
         along = self._basis[: k + 1] @ product
-        self._t[k, k] = _finite(float(along[k]))
+        self._t[k, k] = finite(float(along[k]))
         if k:
-            self._t[k, k - 1] = self._t[k - 1, k] = _finite(beta)
+            self._t[k, k - 1] = self._t[k - 1, k] = beta
         # Qᵀ(Hv) is a column of T for the one symmetric H; rounding is far below √ε.
         if not np.abs(along - self._t[k, : k + 1]).max() <= math.sqrt(self._eps) * self._scale:
             raise NotMeasured(
@@ -217,7 +217,8 @@ def _product(hvp: Hvp, vector: Vector) -> Vector:
     return product
 
 
-def _finite(number: float) -> float:
+def finite(number: float) -> float:
+    """The number (NotMeasured if it overflowed)."""
     if not math.isfinite(number):
         raise NotMeasured("the Hessian-vector products are beyond the range of their numbers")
     return number

@@ -12,7 +12,7 @@ import numpy as np
 from fedbias.randomness import SERVER, Purpose, sample_clients
 from fedbias.vectors import Vector
 
-from .eigenpairs import NotMeasured, ritz_vectors, verified
+from .eigenpairs import NotMeasured, finite, ritz_vectors, verified
 from .query import HvpQuery, checksum
 from .settings import Lanczos
 
@@ -130,5 +130,5 @@ class _Mean:
         if count < 2:
             return None
         mass = sum(weight for weight, _ in self._last)
-        squares = sum((w * (slope - value)) ** 2 for w, slope in self._last)
-        return math.sqrt((1 - count / everyone) * count / (count - 1) * squares) / mass
+        length = math.hypot(*(w * (slope - value) for w, slope in self._last))
+        return finite(math.sqrt((1 - count / everyone) * count / (count - 1)) * length / mass)

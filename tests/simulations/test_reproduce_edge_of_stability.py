@@ -307,6 +307,17 @@ def test_what_was_tried_beside_is_compared_with_its_own_kind():
     assert "took 500 B per run beside 2.00 kB for training, × 0.25." in said
 
 
+def test_runs_too_short_to_measure_again_say_nothing_of_it():
+    """Four rounds, one reading. Kills: `-` in a sentence, an edge nobody could have come to."""
+    once = {"at": [0], "sharpness": [1.0], "residual": [0.001], "products": [6], "limit": [100.0]}
+    once |= {"step": [0.02], "train_loss": [2.0, 1.9, 1.8, 1.7]}
+    said = notes({name: run | once for name, run in results().items()})
+    assert not [note for note in said if " - " in note or "- of it" in note]
+    assert not [note for note in said if "Measurements with" in note or "Sooner" in note]
+    assert "the limit and has not" not in " ".join(said) and "Without an" not in " ".join(said)
+    assert [note for note in said if note.startswith("As c grows")] and len(said) == 7
+
+
 def test_the_table_by_hand():
     """Kills: columns that are exchanged, seeds of another case."""
     head, *lines = table(results())

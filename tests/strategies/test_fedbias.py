@@ -111,7 +111,8 @@ def test_weights_by_examples_by_hand():
         assert run.point.tolist() == point and run.records[1].train_loss == loss
         assert run.records[1].gradient_norm == math.hypot(*point)
         metrics = run.result.train_metrics_clientapp[1]
-        assert dict(metrics) == {"loss": loss, "gradient_norm": math.hypot(*point), "applied": 2}
+        known = {"loss": loss, "gradient_norm": math.hypot(*point), "step_size": 1.0, "applied": 2}
+        assert dict(metrics) == known
 
 
 class Shuffled(Watched):

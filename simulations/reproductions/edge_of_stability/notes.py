@@ -25,13 +25,17 @@ from .measures import (
     rises,
     seeds_of,
     spread,
+    values,
 )
 from .subset import EXAMPLES
 from .verdicts import beaten, best, compared
 
 
 def notes(results: Results) -> list[str]:
-    """How it was done, the edge, c against speed, sharpness and accuracy, and what it costs."""
+    """How it was done, the edge, c against speed, sharpness and accuracy, and what it costs.
+
+    What short runs have no numbers for is left out.
+    """
     fixed, steered, beside = (
         {case.title: seeds for case, seeds in family(results, name).values()}
         for name in ("fixed", "steered", "beside")
@@ -41,7 +45,7 @@ def notes(results: Results) -> list[str]:
     return [
         *_method(results),
         *_missed(results),
-        *(_edge(title, seeds) for title, seeds in (fixed | momentum).items()),
+        *(note for title, seeds in (fixed | momentum).items() for note in _edge(title, seeds)),
         *compared("a fixed step size grows", fixed),
         *compared("c grows", steered),
         *best(fixed, steered),
@@ -76,7 +80,7 @@ def _missed(results: Results) -> list[str]:
     """Measurements that found another eigenvalue, where the curves are smooth enough to tell."""
     found = seeds_of(results)
     smooth = [run for c in SHARES if c <= 1 for run in found.get(f"c-{c}", [])]
-    if not smooth:
+    if not any(len(run["at"]) > 2 for run in smooth):
         return []
     count = sum(len(run["at"]) for run in smooth)
     return [
@@ -86,23 +90,25 @@ def _missed(results: Results) -> list[str]:
     ]
 
 
-def _edge(title: str, seeds: Seeds) -> str:
+def _edge(title: str, seeds: Seeds) -> list[str]:
     """Whether λ̂ rises to the limit, and what it does there."""
+    if values(seeds, late_pressure) is None:
+        return []
     start = statistics.fmean(run["sharpness"][0] / run["limit"][0] for run in seeds)
     reached = [run for run in seeds if crossed(run) is not None]
     went = f"λ̂ starts at {start:.2f} of the limit"
     if not reached:
         last = spread(seeds, late_pressure, ".2f")
-        return f"{title}: {went} and has not reached it: {last} of it at the end."
+        return [f"{title}: {went} and has not reached it: {last} of it at the end."]
     ratios = [ratio for run in reached for ratio in hovering(run)]
     when = spread(reached, crossed, ".0f")
-    return (
+    return [
         f"{title}: {went}, first seen above it in round {when} ({len(reached)} of {len(seeds)} "
         f"seeds); from there until the loss is {TARGETS[1]} (or the end) it is "
         f"{statistics.fmean(ratios):.2f} of it on average ({min(ratios):.2f} to "
         f"{max(ratios):.2f}), at the end of the run {spread(seeds, late_pressure, '.2f')}. The "
         f"train loss rises in {statistics.fmean(map(rises, seeds)):.0%} of the rounds."
-    )
+    ]
 
 
 def _beside(results: Results) -> list[str]:
@@ -120,13 +126,16 @@ def _beside(results: Results) -> list[str]:
         for name, (other, words) in pairs.items()
         if name in found and other in found
         for two in [(found[name], found[other])]
+        if all(values(seeds, late_pressure) for seeds in two)
     ]
 
 
 def _unbounded(seeds: Seeds) -> str:
     """How long the first steps are, and where they lead."""
-    first = spread(seeds, lambda run: float(run["step"][0]), ".2f") if seeds else "-"
-    second = spread(seeds, lambda run: pressures(run)[0][1], ".1f") if seeds else "-"
+    if not values(seeds, late_pressure):
+        return ""
+    first = spread(seeds, lambda run: float(run["step"][0]), ".2f")
+    second = spread(seeds, lambda run: pressures(run)[0][1], ".1f")
     return (
         f"Without an upper bound on η, otherwise {LARGEST}, the first ones are {first} and λ̂ comes "
         f"to {second} of its limit by the second measurement"

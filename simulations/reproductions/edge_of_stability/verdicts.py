@@ -38,6 +38,8 @@ def compared(grows: str, several: Several) -> list[str]:
     parts = []
     for name, measure in _MEASURES.items():
         means = [_mean(seeds, measure) for seeds in several.values()]
+        if not any(mean is not None for mean in means):
+            continue
         write = _WRITTEN.get(name, "{:.1f}").format
         told = " → ".join("-" if mean is None else write(mean) for mean in means)
         way = trend(several, measure)
@@ -81,8 +83,9 @@ def _mean(seeds: Seeds, measure: Measure) -> float | None:
 
 
 def beaten(fixed: Several, steered: Several) -> list[str]:
-    """Who is faster and flatter at once than one of the other kind."""
-    if not fixed or not steered:
+    """Who is faster and flatter at once than one of the other kind, if either kind comes there."""
+    arrives = _MEASURES[_SPEED]
+    if not all(any(values(s, arrives) for s in kind.values()) for kind in (fixed, steered)):
         return []
     return [
         f"Sooner at a train loss of {TARGETS[0]} and with the lower λ̂ there, both with every seed: "
