@@ -20,7 +20,7 @@ def exchange(grid: Grid, messages: Iterable[Message], timeout: float) -> Iterato
     timeout : float
         Seconds; what has not come by then counts as lost, and is ignored if it comes later.
     """
-    waiting = set(grid.push_messages(messages))
+    waiting = set(grid.push_messages(list(messages)))  # which Flower goes through twice
     end, pause = time.monotonic() + timeout, _SHORTEST
     while waiting:
         replies = list(grid.pull_messages(waiting))

@@ -1,9 +1,10 @@
 """Gradient descent on L(a, b) = ½(aᵀb − Φ)² finds flatter minima than its flow (arXiv 2501.09137).
 
-With ε = aᵀb − Φ, λ = ‖a‖² + ‖b‖² and the imbalance Q = ‖a+b‖·‖a−b‖ = √(λ² − 4(aᵀb)²), a step
+With ε = aᵀb − Φ, the squared norm λ = ‖a‖² + ‖b‖² and the imbalance Q = ‖a+b‖·‖a−b‖ = √(λ² − 4(aᵀb)²), a step
 a − ηεb, b − ηεa multiplies a+b by 1 − ηε and a−b by 1 + ηε. Everything here follows from that, for
-any d, and is exact. At a minimum the sharpness, the largest eigenvalue of ∇²L, is λ; so the
-flattest are those of least norm, with λ = 2|Φ| and Q = 0. A point is a, then b, shape (2d,).
+any d, and is exact. At a minimum, and only there, λ is the sharpness, the largest eigenvalue of
+∇²L; so the flattest are those of least norm, with λ = 2|Φ| and Q = 0. A point is a, then b, one
+after the other in an array of shape (2d,).
 """
 
 from __future__ import annotations
@@ -17,19 +18,24 @@ from fedbias.vectors import Vector, norm, squared_norm
 
 
 def shallow_residual(point: Vector, target: float) -> float:
-    """ε = aᵀb − Φ."""
+    """ε = aᵀb − Φ at a point of shape (2d,): a, then b."""
     a, b = np.split(point, 2)
     return float(a @ b) - target
 
 
 def shallow_imbalance(point: Vector) -> float:
-    """Q = ‖a+b‖·‖a−b‖; |a² − b²| for d = 1. 0 only where b = ±a."""
+    """Q = ‖a+b‖·‖a−b‖ at a point of shape (2d,): a, then b; |a² − b²| for d = 1.
+
+    0 only where b = ±a.
+    """
     a, b = np.split(point, 2)
     return norm(a + b) * norm(a - b)
 
 
 def shallow_sharpness(point: Vector, target: float) -> float:
     """The largest eigenvalue of ∇²L, at any point: λ/2 + √(λ²/4 + ε² + 2ε·aᵀb).
+
+    A point has shape (2d,): a, then b.
 
     In the basis a+b, a−b the sum under the root is (ε + aᵀb)² + Q²/4, so it is taken that way.
     With the minus sign it is another eigenvalue, the others are ε and −ε, each d−1 times. None is
@@ -49,7 +55,7 @@ def shallow_step(
     Parameters
     ----------
     residual, squared_norm, imbalance : float
-        ε, λ and Q.
+        ε, λ = ‖a‖² + ‖b‖² and Q.
     target : float
         Φ.
     step_size : float
@@ -79,7 +85,7 @@ def shallow_descent_limit(
         Q_0.
     residuals : iterable of float
         ε_0, ε_1, … at all the points that a step was taken from, of a run that converges; those
-        that are left out at its end change Q by the factor 1 − η²·Σε_t².
+        that are left out at its end change Q by the factor 1 − η²·Σε_t², to first order.
     """
     left = math.prod(_shrinkage(step_size * value) for value in residuals)
     return shallow_flow_limit(left * imbalance, target)

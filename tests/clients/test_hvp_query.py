@@ -79,6 +79,14 @@ def test_there_and_back(query, dtype):
     same(HvpQuery.from_record(record), query)
 
 
+@pytest.mark.parametrize("value", [0, 1, None, "true", []])
+def test_the_last_one_is_a_truth_value(value):
+    """Kills: a field that nothing checks."""
+    assert HvpQuery.from_record(altered(SHORT, last=True)).last
+    with pytest.raises(ValueError, match="the header's last"):
+        HvpQuery.from_record(altered(SHORT, last=value))
+
+
 @pytest.mark.parametrize("field", ["client", "round", "seed", "check"])
 @pytest.mark.parametrize("value", NOT_WHOLE, ids=repr)
 def test_a_header_that_is_none(field, value):
@@ -171,15 +179,22 @@ def test_a_newer_point_takes_the_place_of_the_old_one():
     assert after.tobytes() == OBJECTIVE.hvp(point, VECTOR).tobytes()
 
 
-def test_the_point_is_let_go_of_when_training_goes_on():
-    """Kills: a model's worth of memory for the rest of the run."""
-    client = Client()
-    client.train()  # nothing to let go of
+def test_the_last_product_lets_go_of_the_point():
+    """Also where it brings the point itself, or comes twice. Kills: a model's worth of memory for
+    the rest of the run.
+    """
+    client, exact = Client(), OBJECTIVE.hvp(POINT, VECTOR).tobytes()
     client.product(QUERY)
+    client.product(SHORT)
     assert len(client.held) == 1
-    client.train(1)
+    assert client.product(replace(SHORT, last=True)).tobytes() == exact
     assert client.held == []
-    assert client.refusal(SHORT)[0] == LOST_MODEL
+    assert client.refusal(replace(SHORT, last=True))[0] == LOST_MODEL
+    assert client.product(replace(QUERY, last=True)).tobytes() == exact
+    assert client.held == []
+    client.product(QUERY)
+    client.product(replace(QUERY, last=True))
+    assert client.held == []
 
 
 def test_a_product_does_not_touch_the_training():
@@ -190,7 +205,7 @@ def test_a_product_does_not_touch_the_training():
         client.train()
         if asked:
             client.product(QUERY)
-            client.product(SHORT)
+            client.product(replace(SHORT, last=True))
         client.train(1)
         state = client.context.state
         ledgers.append((sorted(state), dict(state["fedbias.ledger"])))
@@ -235,6 +250,11 @@ def plain(**capabilities):
         ),
         (OBJECTIVE, replace(QUERY, vector=VECTOR[:5]), "point and vector have dim 7 and 5, not 7"),
         (
+            OBJECTIVE,
+            replace(QUERY, vector=VECTOR.astype(np.float32)),
+            "the vector is float32, and the point float64",
+        ),
+        (
             plain(hvp=lambda x, v, b: v[:3]),
             QUERY,
             "hvp gives float64 of shape (3,), not float64 of (7,)",
@@ -252,6 +272,7 @@ def plain(**capabilities):
         "another client",
         "a point too short",
         "a vector too short",
+        "a vector of another dtype",
         "a product too short",
         "a product of another dtype",
         "no header",
@@ -259,9 +280,13 @@ def plain(**capabilities):
     ],
 )
 def test_what_is_refused(objective, query, sentence):
-    """With a sentence and the code of a refusal. Kills: a traceback, a check left out."""
-    code, reason = Client(objective).refusal(query)
+    """With a sentence and the code of a refusal; nothing of it stays. Kills: a traceback, a check
+    left out, a point that is kept though it fits nothing.
+    """
+    client = Client(objective)
+    code, reason = client.refusal(query)
     assert code == 2 and reason.startswith(sentence)
+    assert client.held == []
 
 
 @pytest.mark.parametrize("wrong", [np.nan, 1e308])

@@ -166,11 +166,12 @@ def test_the_spread_of_a_sample_by_hand(weights):
 
 
 @pytest.mark.parametrize(
-    ("fraction", "clients"), [(0.01, 1), (0.2, 1), (0.3, 2), (0.5, 3), (0.89, 4), (0.9, 5), (1, 5)]
+    ("fraction", "clients"),
+    [(0.01, 1), (0.2, 1), (0.3, 2), (0.5, 2), (0.6, 3), (0.7, 4), (0.9, 4), (0.91, 5), (1, 5)],
 )
 def test_how_many_are_measured(fraction, clients):
-    """Half and more is rounded up, at least one. None for one of several, 0 for all. Kills: a
-    fraction of nobody; a spread that one client is said to have.
+    """As ``fraction`` of the training: rounded, halves to even numbers, at least one. None for one
+    of several, 0 for all. Kills: a fraction of nobody; a spread that one client is said to have.
     """
     followed = [Followed(objective) for objective in OBJECTIVES]
     reading = run(followed, rounds=1, sharpness=fb.lanczos(fraction=fraction)).readings[0]
@@ -302,6 +303,33 @@ def test_a_client_that_fails_while_it_is_measured(kind, at):
     assert history.points.tobytes() == usual.points.tobytes()
 
 
+@pytest.mark.parametrize(
+    ("reason", "sentence"),
+    [
+        (RuntimeError("out of memory"), "RuntimeError: out of memory"),
+        (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
+        (ValueError("no memory left"), "no memory left"),
+        (ImportError("no torch"), "no torch"),
+        (None, "AttributeError: 'list' object has no attribute 'shape'"),
+    ],
+    ids=["RuntimeError", "ZeroDivisionError", "ValueError", "ImportError", "a list"],
+)
+def test_whatever_an_objective_raises(reason, sentence):
+    """In the words that come through messages too (tests/strategies); training goes on. Kills: a
+    run that ends with what was only to be measured.
+    """
+
+    def change(product):
+        if reason is None:
+            return product.tolist()
+        raise reason
+
+    clients = [*OBJECTIVES[:2], bad(OBJECTIVES[2], change, 2), *OBJECTIVES[3:]]
+    history, usual = run(clients), run()
+    assert history.unmeasured == {0: f"client 2: {sentence}"}
+    assert history.points.tobytes() == usual.points.tobytes()
+
+
 @pytest.mark.parametrize("at", [1, DIM + 2, DIM + 5, 2 * DIM + 3])
 def test_steps_go_on_with_the_last_size(at):
     """The one of the optimizer before the first reading. Kills: a step size that is forgotten."""
@@ -319,22 +347,32 @@ def test_steps_go_on_with_the_last_size(at):
 
 
 def test_clients_without_products_are_left_out():
-    """The mean is that of the others, and says how many. Kills: a mean that counts them."""
+    """The mean is that of the others, and says how many; they are no random sample, and how far
+    the rest is from them nobody knows. Kills: a mean that counts them, a spread of 0.
+    """
     blind = NumpyObjective(OBJECTIVES[1].loss, OBJECTIVES[1].gradient, dim=DIM, size=SIZES[1])
     history = run([OBJECTIVES[0], blind, *OBJECTIVES[2:]], rounds=1)
     others = [OBJECTIVES[m] for m in (0, 2, 3, 4)]
     assert history.readings[0].value == pytest.approx(top(mean_hessian(others, START)), rel=1e-10)
-    assert (history.readings[0].clients, history.readings[0].spread) == (4, 0.0)
+    assert (history.readings[0].clients, history.readings[0].spread) == (4, None)
+    part = fb.lanczos(fraction=0.5)
+    sampled = run([OBJECTIVES[0], blind, *OBJECTIVES[2:]], rounds=1, sharpness=part).readings[0]
+    assert (sampled.clients, sampled.spread) == (2, None)
 
 
 def test_nobody_has_products():
-    """Kills: a run that ends, an empty mean."""
+    """Kills: a run that ends, an empty mean; steps that are said to follow what nobody measures."""
     blind = [NumpyObjective(f.loss, f.gradient, dim=DIM, size=f.size) for f in OBJECTIVES]
-    history = run(blind, steering=fb.by_sharpness(1.0))
+    history = run(blind)
     assert history.readings == []
-    assert set(history.unmeasured.values()) == {"no client can compute Hessian-vector products"}
+    assert set(history.unmeasured.values()) == {
+        "no client is there that offers Hessian-vector products (hvp)"
+    }
     assert list(history.unmeasured) == [0, 3, 6]
     assert history.points.tobytes() == run(sharpness=None).points.tobytes()
+    with pytest.raises(ValueError, match=r"^run: by_sharpness\(c=1.0\) needs clients with Hessian-"):
+        run(blind, steering=fb.by_sharpness(1.0))
+    assert run([*blind[1:], OBJECTIVES[0]], steering=fb.by_sharpness(1.0), rounds=1).readings
 
 
 def test_a_point_where_the_mean_overflows():
@@ -344,6 +382,48 @@ def test_a_point_where_the_mean_overflows():
     assert history.unmeasured == {
         0: "a Hessian-vector product is not finite: the run diverges there"
     }
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+@pytest.mark.parametrize("last", [False, True])
+def test_products_beyond_the_range(steps, last):
+    """±1.7e308 in 1000 entries, at the first product or at the residual's: every entry is a number.
+    Kills: a warning of numpy's, a run that ends, a step size of 0.
+    """
+    huge = np.where(np.arange(1000) % 3 == 0, 1.7e308, -1.7e308)
+    clients = [Squares(np.ones((1, 1000)), np.zeros(1), 1.0) for _ in range(3)]
+    wide = bad(clients[1], lambda product: huge, steps + 1 if last else 1)
+    settings = {
+        "optimizer": fb.gradient_descent(1e-4),
+        "start": np.ones(1000),
+        "rounds": 4,
+        "sharpness": fb.lanczos(every=2, steps=steps, tolerance=0),
+        "steering": fb.by_sharpness(1.0),
+    }
+    history = run([clients[0], wide, clients[2]], **settings)
+    assert history.unmeasured == {
+        0: "the Hessian-vector products are beyond the range of their numbers"
+    }
+    assert [reading.round for reading in history.readings] == [2]
+    sizes = [outcome.step_size for outcome in history.outcomes]
+    assert sizes[:2] == [1e-4] * 2 and sizes[2] > 9e-4  # λ ≤ 1001, λ̂ after few steps is less
+
+
+def test_the_spread_of_huge_products():
+    """Curvatures of 1e200 and 3e200, whose squares overflow; two of four: √((1 − 2/4)·s²/2) by hand.
+    Kills: an OverflowError, which ends the run; a spread of ∞.
+    """
+    setting = fb.lanczos(fraction=0.5)
+    small = fb.gradient_descent(1e-300)
+    clients = curved(1e200, 3e200, 1e200, 3e200)
+    found = {}
+    for seed in range(20):
+        reading = run(clients, small, 1, np.ones(1), sharpness=setting, seed=seed).readings[0]
+        found[float(f"{reading.value:.9g}")] = reading.spread
+    by_hand = {1e200: 0.0, 2e200: 1e200 / math.sqrt(2), 3e200: 0.0}
+    assert found == pytest.approx(by_hand, rel=1e-9, abs=1e186)
+    apart = run(curved(1.7e308, -1.7e308, 0.0, 0.0), small, 1, np.zeros(1), sharpness=setting)
+    assert apart.readings or apart.unmeasured[0].startswith("the Hessian-vector products are bey")
 
 
 @pytest.mark.parametrize(("curvature", "value"), [(0.0, 0.0), (-3.0, -3.0)])
@@ -469,30 +549,36 @@ def test_it_falls_at_once_where_the_loss_gets_sharper():
 @pytest.mark.parametrize(
     ("compressor", "feedback", "bound"),
     [
-        (fb.top_k(0.3), fb.error_feedback(), 5e-5),  # its floor: the clients differ
+        (fb.top_k(0.3), fb.error_feedback(), 2e-3),  # its floor: the clients differ
         (fb.top_k(0.3), fb.ef21(), 1e-8),
-        (fb.uniform(bits=4), fb.error_feedback(), 5e-7),
+        (fb.uniform(bits=4), fb.error_feedback(), 3e-5),
     ],
     ids=["top_k, error_feedback", "top_k, ef21", "uniform, error_feedback"],
 )
 def test_compressed_steps_of_that_size(compressor, feedback, bound):
-    """Least squares with c = 0.5: as near to the minimum as that, behind the uncompressed run and
-    ahead of one without feedback. Kills: a step size that compression does not get, feedback lost
-    where the sizes change.
+    """Logistic losses with c = 0.5, from where they are flat: the step size falls by more than half
+    as they are trained. As near to the minimum as that, behind the uncompressed run and ahead of
+    one without feedback. Kills: a step size that compression does not get, feedback lost where the
+    sizes change.
     """
-    problem = fb.LeastSquares.random(20, 10.0, seed=3, clients=4)
-    common = {"sharpness": fb.lanczos(every=20), "steering": fb.by_sharpness(0.5)}
+    best = np.zeros(DIM)
+    for _ in range(20):  # Newton's steps
+        slope = np.mean([f.gradient(best) for f in OBJECTIVES], axis=0)
+        best = best - np.linalg.solve(mean_hessian(OBJECTIVES, best), slope)
+    assert np.linalg.norm(slope) < 1e-15
+    minimum = np.mean([f.loss(best) for f in OBJECTIVES])
+    limit = 0.5 / top(mean_hessian(OBJECTIVES, best))
 
-    def gap(rounds, **changes):
-        f = problem.objectives
-        history = run(f, STEP, rounds, np.zeros(20), **common, **changes)
-        size = history.outcomes[-1].step_size
-        assert size == pytest.approx(0.5, rel=0.011)  # L = 1, measured to a hundredth
-        return history.losses[-1] - problem.minimum
+    def gap(**changes):
+        common = {"sharpness": fb.lanczos(every=10), "steering": fb.by_sharpness(0.5)}
+        history = run(rounds=150, start=np.linspace(-3, 3, DIM), **common, **changes)
+        sizes = [outcome.step_size for outcome in history.outcomes]
+        assert sizes[0] > 3 and sizes[-1] == pytest.approx(limit, rel=0.11) and sizes[-1] < 1.6
+        return history.losses[-1] - minimum
 
-    plain, compressed = gap(150), gap(150, compressor=compressor, feedback=feedback)
-    assert plain < compressed < bound
-    assert gap(150, compressor=compressor) > 10 * compressed
+    plain, compressed = gap(), gap(compressor=compressor, feedback=feedback)
+    assert plain <= compressed < bound
+    assert gap(compressor=compressor) > 3 * compressed
 
 
 def test_batches_do_not_make_it_less():

@@ -155,13 +155,15 @@ def records(folder):
 
 
 def test_a_deployed_run_equals_the_loop(federation):
-    """Every bit of every round. Kills: an app that needs Flower's simulation, data that is not
-    chosen by --node-config, a memory that does not outlast the process that answered one message.
+    """Every bit of every round, and of a reading. Kills: an app that needs Flower's simulation,
+    data that is not chosen by --node-config, a memory, or the point that products are asked at,
+    that does not outlast the process that answered one message.
     """
     federation.supernode(0)
     federation.supernode(1)
-    folder = federation.submit(VALUES | {"rounds": 3})
-    settings = make_settings(VALUES | {"rounds": 3})
+    values = VALUES | {"rounds": 3, "sharpness": "lanczos(every=3, steps=2)"}
+    folder = federation.submit(values)
+    settings = make_settings(values)
     a, problem = settings.algorithm(), make_task(settings).problem
     history = fb.run(
         *(problem.objectives, a.optimizer, make_task(settings).initial()["point"], 3),
@@ -169,9 +171,16 @@ def test_a_deployed_run_equals_the_loop(federation):
         compressor=a.compressor,
         feedback=a.feedback,
         batch_size=a.batch_size,
+        sharpness=a.sharpness,
         seed=a.seed,
     )
     found = federation.ended(folder)
+    (reading,) = history.readings
+    assert (found[1]["sharpness"], found[1]["sharpness_residual"]) == (
+        *(reading.value, reading.residual),
+    )
+    # Three products of 12 numbers for two clients, and the point once for each.
+    assert 8 * 12 * (2 * 3 * 2 + 2) < found[1]["sharpness_bytes"] < 8 * 12 * (2 * 3 * 2 + 2) + 2000
     point = load_file(folder / "model.safetensors")["point"]
     assert point.tobytes() == history.points[-1].tobytes()
     gaps = [problem.loss(point) - problem.minimum for point in history.points]
