@@ -77,7 +77,7 @@ def take_reading(
     Raises
     ------
     NotMeasured
-        If nobody can, ``ask`` says so, or a product is not finite.
+        If nobody can, ``ask`` says so, or the products are as :func:`top_eigenpairs` refuses them.
     """
     clients, check = _measured_clients(setting, seed, round, weights), checksum(point)
 

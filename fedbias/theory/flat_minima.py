@@ -1,10 +1,10 @@
 """Gradient descent on L(a, b) = ½(aᵀb − Φ)² finds flatter minima than its flow (arXiv 2501.09137).
 
-With ε = aᵀb − Φ, the squared norm λ = ‖a‖² + ‖b‖² and the imbalance Q = ‖a+b‖·‖a−b‖ = √(λ² − 4(aᵀb)²), a step
-a − ηεb, b − ηεa multiplies a+b by 1 − ηε and a−b by 1 + ηε. Everything here follows from that, for
-any d, and is exact. At a minimum, and only there, λ is the sharpness, the largest eigenvalue of
-∇²L; so the flattest are those of least norm, with λ = 2|Φ| and Q = 0. A point is a, then b, one
-after the other in an array of shape (2d,).
+With ε = aᵀb − Φ, the squared norm λ = ‖a‖² + ‖b‖² and the imbalance
+Q = ‖a+b‖·‖a−b‖ = √(λ² − 4(aᵀb)²), a step a − ηεb, b − ηεa multiplies a+b by 1 − ηε and a−b by
+1 + ηε. Everything here follows from that, for any d, and is exact. At a minimum λ is the sharpness
+too, the largest eigenvalue of ∇²L; so the flattest are those of least norm, with λ = 2|Φ| and
+Q = 0. A point is a, then b, in one array of shape (2d,).
 """
 
 from __future__ import annotations

@@ -22,10 +22,10 @@ from .runs import Run, number
 
 _SHARPNESS = (
     "Sharpness: λ̂, the largest eigenvalue found of the Hessian of the clients' mean loss, at the "
-    "model after so many rounds; none at or below 0 are drawn. Dashed: what the next step is stable "
-    "up to on a quadratic, 2/η for gradient descent. Bars: of a sample of the clients the standard "
-    "error of ⟨v, Hv⟩ given its eigenvector v, which leans upwards in a sample; of several seeds "
-    "their standard deviation."
+    "model after so many rounds; none of 0 or less is drawn. Dashed: what the next step is stable "
+    "up to on a quadratic, 2/η for gradient descent. Bars: the standard error of ⟨v, Hv⟩ over the "
+    "sample of clients that was measured, given the v that was found there, so that λ̂ leans "
+    "upwards; of several seeds their standard deviation."
 )
 _LOSSES = {"train_loss": "training loss", "test_loss": "test loss"}
 _POSITIVE = {

@@ -88,7 +88,7 @@ def _results(rows: Sequence[Row], names: Sequence[str]) -> str:
         note += " Saturated: replies whose vector was longer than its preset radius."
     if "sharpness" in headings:
         note += (
-            " Sharpness: λ̂, the largest eigenvalue found of the mean loss's Hessian, when it was last "
+            " Sharpness: λ̂, the largest eigenvalue found of the mean loss's Hessian, when last "
             "measured (±: its standard error over a sample of the clients, or of several seeds "
             "their standard deviation)"
         )

@@ -224,8 +224,9 @@ def test_a_zero_hessian():
 
 
 def test_a_tolerance_ends_in_an_invariant_space():
-    """Five different eigenvalues are five steps; the top one, 0, is no scale for a tolerance. Kills:
-    steps along rounding until they are all spent.
+    """Five different eigenvalues are five steps; the top one, 0, is no scale for a tolerance.
+
+    Kills: steps along rounding until they are all spent.
     """
     scales = np.repeat([0.0, -1.0, -2.0, -3.0, -4.0], 6)
     found = fb.top_eigenpair(lambda v: scales * v, 30, 30, seed=0, tolerance=0.01)
@@ -317,10 +318,10 @@ def test_what_is_no_symmetric_matrix(dtype, tolerance):
 
 
 @pytest.mark.parametrize(
-    ("size", "refused"), [(1e-6, True), (1e-10, False), (1e-3, True), (1e-14, False)]
+    ("size", "refused"), [(1e-2, True), (1e-4, True), (1e-7, False), (1e-10, False)]
 )
 def test_how_much_asymmetry_is_too_much(size, refused):
-    """Of a part that is not symmetric; √ε = 1.5e-8. Kills: a bound at rounding, one at a hundredth.
+    """Of a part that is not symmetric; ∛ε = 6.1e-6. Kills: a bound at rounding, one at a hundredth.
     Two-sided.
     """
     skew = RAW - RAW.T
@@ -330,7 +331,7 @@ def test_how_much_asymmetry_is_too_much(size, refused):
             fb.top_eigenpair(lambda v: matrix @ v, 50, 20, seed=0)
     else:
         found = fb.top_eigenpair(lambda v: matrix @ v, 50, 50, seed=0)
-        assert found.value == pytest.approx(FIFTY.max(), rel=1e-8)
+        assert found.value == pytest.approx(FIFTY.max(), rel=10 * size)
 
 
 @pytest.mark.parametrize("change", ["scale", "matrix"])

@@ -177,8 +177,10 @@ def test_beyond_twice_the_flattest_nothing_converges():
 
 @pytest.mark.parametrize("run", RUNS)
 def test_larger_steps_end_no_sharper(run):
-    """λ_∞ does not increase with η up to η·λ_GF = 2, and stays below λ_GF; by more than .1 % in
-    all. Kills: a bound in the other direction, a limit that does not know η."""
+    """From these starts λ_∞ does not increase with η up to η·λ_GF = 2, and stays below λ_GF; by
+    more than .1 % in all. The bound by λ_GF is a theorem, that λ_∞ does not increase is none:
+    `reproduce flat-minima` has a start from which it does. Kills: a bound in the other direction, a
+    limit that does not know η."""
     start, target, clients = RUNS[run]
     flow = theory.shallow_flow_limit(theory.shallow_imbalance(np.array(start)), target)
     limits = []
@@ -209,15 +211,31 @@ def test_too_large_a_move_may_end_sharper_than_the_flow():
 
 
 def test_the_precondition_is_sharp():
-    """At η|ε| = √2 a step leaves Q as it is; above, Q grows. Two-sided."""
-    for move, grows in ((1.41, False), (1.42, True)):
+    """At η|ε| = √2 a step leaves Q as it is; above, Q grows. Two-sided, to the last bit. Kills: ≥,
+    a constant of a few digits."""
+    root = math.sqrt(2)
+    assert theory.shallow_step(2 * root, 9, 1, 1, 0.5)[2] == pytest.approx(1, rel=1e-15)
+    for move, grows in (
+        (1.41, False),
+        (root, False),
+        (math.nextafter(root, 2), True),
+        (1.42, True),
+    ):
         for residual in (move / 0.5, -move / 0.5):
-            assert (theory.shallow_step(residual, 9, 1, 1, 0.5)[2] > 1) is grows
+            if abs(move - root) > 1e-3:
+                assert (theory.shallow_step(residual, 9, 1, 1, 0.5)[2] > 1) is grows
             if grows:
                 with pytest.raises(ValueError, match="as in step 1"):
                     theory.shallow_flatness_bound(1, [0.1, residual], 1, 0.5)
             else:
                 assert theory.shallow_flatness_bound(1, [0.1, residual], 1, 0.5) == math.hypot(1, 2)
+
+
+def test_a_residual_that_is_no_number_promises_nothing():
+    """Of a run that diverged. Kills: a comparison that NaN passes."""
+    for residual, shown in ((math.nan, "nan"), (math.inf, "inf")):
+        with pytest.raises(ValueError, match=f"at most √2 throughout, not {shown} as in step 2"):
+            theory.shallow_flatness_bound(1, [0.1, 0.2, residual], 1, 0.5)
 
 
 def test_it_may_end_flatter_all_the_same():

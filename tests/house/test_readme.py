@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["compare-digits", "parallel-momentum"])
+@pytest.mark.parametrize("name", ["compare-digits", "parallel-momentum", "compare-sharpness"])
 def test_the_tables_are_the_committed_results(name):
     """Kills: a number in README that no command made."""
     made = (ROOT / f"simulations/results/{name}.md").read_text(encoding="utf-8")

@@ -11,6 +11,7 @@ import fedbias as fb
 from clients import NumpyObjective
 from fedbias.directions import combination
 from fedbias.ledger import LOST_MODEL
+from fedbias.problems import Squares
 from fedbias.problems.linear import mean_hessian
 from fedbias.rounds import dense
 from simulations import InlineGrid, LossyGrid
@@ -250,13 +251,47 @@ def test_queries_are_encoded_once_for_all():
     assert len({id(record["vector"]) for record in sent}) == 4
 
 
-def test_clients_let_go_of_the_point_when_they_train():
-    """Kills: a model's worth of memory that every client keeps."""
-    grid = grid_of()
-    flower(grid, rounds=1)
-    assert len(grid.queries()) == 4 * CLIENTS
-    for context in grid.contexts.values():
-        assert not any("sharpness" in name for name in context.state)
+def held(grid):
+    """The nodes that keep a point to be measured at."""
+    return [n for n, context in grid.contexts.items() if any("sharp" in k for k in context.state)]
+
+
+@pytest.mark.parametrize("fraction", [0.4, 1.0])
+@pytest.mark.parametrize("measured", [0.6, 1.0])
+def test_nothing_of_a_reading_stays(fraction, measured):
+    """With clients that train and others that do not: all of them let go of the point with its last
+    product, and a checkpoint of them is as without measuring. Kills: a model's worth of memory that
+    clients keep.
+    """
+    settings = {"compressor": fb.top_k(0.3), "feedback": fb.error_feedback(), "fraction": fraction}
+    whole = fb.lanczos(every=2, steps=3, tolerance=0, fraction=measured)
+    for rounds in (1, 2, 3):
+        flower(grid := grid_of(), rounds=rounds, sharpness=whole, **settings)
+        flower(plain := grid_of(), rounds=rounds, sharpness=None, **settings)
+        assert len(grid.queries()) == (1 + (rounds > 2)) * 4 * round(measured * CLIENTS)
+        assert held(grid) == []
+        (arrays, values), (others, plainly) = (export_states(g.contexts) for g in (grid, plain))
+        assert values == plainly and arrays.keys() == others.keys()
+        assert all(arrays[name].tobytes() == others[name].tobytes() for name in arrays)
+
+
+def test_a_failed_reading_leaves_its_point_until_the_next():
+    """Kills: points that pile up."""
+    for rounds, kept in ((1, [1, 2, 3, 4, 5]), (2, [1, 2, 3, 4, 5]), (3, [])):
+        flower(grid := grid_of(change={2: failing(3)}), rounds=rounds)
+        assert held(grid) == kept
+
+
+def test_bytes_of_a_reading_that_fails():
+    """All the answers that arrived, before and after the one that fails. Kills: bytes that are free
+    because another client failed.
+    """
+    run = flower(grid := grid_of(change={1: failing(3)}), rounds=1)
+    asked = [(m, r) for m, r in grid.sent if m.metadata.message_type == "query.hvp"]
+    assert len(asked) == 3 * CLIENTS and run.records[1].unmeasured == "client 1: no memory left"
+    sent = sum(size_of(record_of(message)) for message, _ in asked)
+    came = (3 * CLIENTS - 1) * len(dense(START))
+    assert run.records[1].sharpness_bytes == sent + came
 
 
 # Clients that fail --------------------------------------------------------------------------------
@@ -266,8 +301,8 @@ def silent(at):
     return lambda n, message, reply: [] if n == at else reply
 
 
-def unavailable(at):
-    return lambda n, m, reply: Message(Error(4, "gone"), reply_to=m) if n == at else reply
+def unavailable(*at, code=4):
+    return lambda n, m, reply: Message(Error(code, "gone"), reply_to=m) if n in at else reply
 
 
 VECTOR = np.cos(np.arange(float(DIM)))
@@ -277,7 +312,11 @@ FAILURES = {
     "an error at once": (failing(1), "client 2: no memory left"),
     "an error at the residual": (failing(4), "client 2: no memory left"),
     "never": (silent(3), "client 2 did not answer within 3600 s"),
-    "undelivered": (unavailable(2), "client 2: no answer"),
+    "undelivered twice": (unavailable(2, 3), "client 2 does not answer, or does not keep the poi"),
+    "undelivered, then an error": (
+        lambda n, m, reply: failing(3)(n, m, unavailable(2)(n, m, reply)),
+        "client 2: no memory left",
+    ),
     "too short": (
         answering(dense(VECTOR[:-1]), 2),
         "client 2: expected a vector of dim 7, the pack",
@@ -343,6 +382,20 @@ def test_steps_go_on_with_the_last_size(at, warned):
     assert len(set(sizes)) > 1
 
 
+@pytest.mark.parametrize("code", [3, 4, 5])
+@pytest.mark.parametrize("at", [1, 2, 4])
+def test_who_was_not_reached_is_asked_again(code, at, warned):
+    """Once, with the point: it may not have got that. The reading and the points are the loop's.
+    Kills: a measurement that one lost message ends, one that asks everybody again.
+    """
+    run = flower(grid := grid_of(change={2: unavailable(at, code=code)}), rounds=3, steering=RULE)
+    as_the_loop(run, loop(rounds=3, steering=RULE))
+    asked = [(client, point) for k, client, point in grid.queries() if k == 0]
+    usual = [(m, n == 0) for n in range(4) for m in range(CLIENTS)]
+    assert asked == [*usual[: at * CLIENTS], (2, True), *usual[at * CLIENTS :]]
+    assert warned() == [] and held(grid) == []
+
+
 @pytest.mark.parametrize("at", [1, 2, 4])
 def test_who_lost_the_point_is_sent_it_again(at, warned):
     """A process that restarts between two products: the reading is the same, the others are not
@@ -395,7 +448,7 @@ def test_one_who_says_so_for_good(warned):
         return Message(Error(LOST_MODEL, "nothing here"), reply_to=message)
 
     run = flower(grid := grid_of(change={1: lost}), rounds=2)
-    sentence = "client 1 does not keep the point that it was sent"
+    sentence = "client 1 does not answer, or does not keep the point that it was sent"
     assert run.records[1].unmeasured == sentence
     assert [client for _, client, _ in grid.queries()] == [0, 1, 2, 3, 4, 1]
     assert run.points.tobytes() == loop(rounds=2).points.tobytes()
@@ -434,8 +487,11 @@ def test_a_reply_of_a_stranger(warned):
     assert run.points.tobytes() == loop(rounds=1).points.tobytes()
 
 
-def test_a_node_that_is_gone_while_it_is_measured(warned):
-    """And back for the next one. Kills: a wait for a node that is not listed."""
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_node_that_is_gone_while_it_is_measured(times, warned):
+    """For one product, or so long that it is asked again in vain; and back for the next reading.
+    Kills: a wait for a node that is not listed.
+    """
 
     class Leaving(Surveyed):
         def push_messages(self, messages):
@@ -443,7 +499,7 @@ def test_a_node_that_is_gone_while_it_is_measured(warned):
             left = (
                 pushed
                 and pushed[0].metadata.message_type == "query.hvp"
-                and len(self.queries()) == 10
+                and len(self.queries()) in (10, 15)[:times]
             )
             kept = self.contexts.pop(5) if left else None
             ids = super().push_messages(pushed)
@@ -453,8 +509,59 @@ def test_a_node_that_is_gone_while_it_is_measured(warned):
             return ids
 
     run = flower(Leaving(app_of(OBJECTIVES), CLIENTS))
-    assert [r.unmeasured for r in run.records[1:]] == ["client 4: no answer", *[None] * 4]
     assert run.points.tobytes() == loop().points.tobytes()
+    if times == 1:
+        as_the_loop(run, loop())
+        return
+    why = "client 4 does not answer, or does not keep the point that it was sent"
+    assert [r.unmeasured for r in run.records[1:]] == [why, *[None] * 4]
+
+
+class Away(Surveyed):
+    """Client 4 is not there after round 1, for so many looks at who is."""
+
+    def __init__(self, looks):
+        super().__init__(app_of(OBJECTIVES), CLIENTS)
+        self.looks, self.left = looks, 0
+
+    def push_messages(self, messages):
+        pushed = list(messages)
+        ids = super().push_messages(pushed)
+        if pushed and self.asked()[-1:] == [(1, 4)]:
+            self.left, self.looks = self.looks or self.left, 0
+        return ids
+
+    def get_node_ids(self):
+        self.left -= self.left > 0
+        return [node for node in super().get_node_ids() if node != 5 or not self.left]
+
+    def _answer(self, message):
+        if message.metadata.dst_node_id == 5 and self.left:
+            return Message(Error(5, "away"), reply_to=message)
+        return super()._answer(message)
+
+
+def test_a_reading_waits_as_a_round_does():
+    """For ``minimum_replies`` clients. Kills: a reading of those that happen to be there, one that
+    asks who is not.
+    """
+    run = flower(Away(4), minimum_replies=CLIENTS)
+    as_the_loop(run, loop())
+    assert [r.sharpness_clients for r in run.records[1::2]] == [5, 5, 5]
+
+
+def test_a_reading_of_those_that_are_there(warned):
+    """Client 4 is away in rounds 3 and 4; nobody knows how far it is from the others. Kills: a
+    spread of 0, a node that is asked though it is not listed.
+    """
+    run = flower(grid := Away(4), steering=RULE)
+    assert [r.sharpness_clients for r in run.records[1::2]] == [5, 4, 5]
+    assert [r.sharpness_spread for r in run.records[1::2]] == [0, None, 0]
+    assert {client for k, client, _ in grid.queries() if k == 2} == {0, 1, 2, 3}
+    assert warned() == [
+        "round 3: steps follow the sharpness of the 4 clients that are there and can compute "
+        "Hessian-vector products, of 5"
+    ]
 
 
 # Clients that cannot ------------------------------------------------------------------------------
@@ -473,12 +580,30 @@ def test_clients_without_products_are_not_asked():
     assert {r.sharpness_clients for r in run.records[1::2]} == {4}
 
 
+@pytest.mark.parametrize("rule", [None, RULE])
+def test_two_of_four(rule, warned):
+    """Steps that follow half of the federation are said to. Kills: a spread of 0, silence; a
+    warning where nothing follows.
+    """
+    mixed = [OBJECTIVES[0], blind(OBJECTIVES[1]), blind(OBJECTIVES[2]), OBJECTIVES[3]]
+    settings = {"steering": rule, "rounds": 3}
+    run = flower(grid_of(mixed), minimum_clients=4, **settings)
+    as_the_loop(run, loop(mixed, **settings))
+    assert [(r.sharpness_clients, r.sharpness_spread) for r in run.records[1::2]] == [(2, None)] * 2
+    assert warned() == [
+        f"round {k}: steps follow the sharpness of the 2 clients that are there and can compute "
+        "Hessian-vector products, of 4"
+        for k in (1, 3)
+        if rule
+    ]
+
+
 def test_nobody_has_products(warned):
     """Said each time; training goes on with the optimizer's own size. Kills: an end of the run."""
     nobody = [blind(objective) for objective in OBJECTIVES]
     run = flower(grid := grid_of(nobody), steering=RULE)
-    as_the_loop(run, loop(nobody, steering=RULE))
-    why = "no client can compute Hessian-vector products"
+    as_the_loop(run, loop(nobody))
+    why = "no client is there that offers Hessian-vector products (hvp)"
     assert [r.unmeasured for r in run.records[1:]] == [why, None, why, None, why]
     assert [r.sharpness_bytes for r in run.records[1:]] == [0, None, 0, None, 0]
     assert warned() == [
@@ -513,6 +638,107 @@ def test_no_step_size_follows_from_a_flat_or_concave_loss(curvature, shown, warn
     warned_before = len(warned())
     flower(grid_of(hills), start=np.ones(2), rounds=3)  # without a rule there is nothing to say
     assert len(warned()) == warned_before
+
+
+@pytest.mark.parametrize("smallest", [1e-6, 9.0])
+def test_a_smallest_size_beyond_the_limit(smallest, warned):
+    """Is taken, and the log says so. Kills: silence; a warning where the rule's share is kept."""
+    rule = fb.by_sharpness(1.0, smallest=smallest)
+    run = flower(grid_of(), rounds=3, steering=rule)
+    as_the_loop(run, loop(rounds=3, steering=rule))
+    known = {r.round: r.sharpness for r in run.records[1::2]}
+    assert warned() == [
+        f"round {k}: the smallest step size allowed, 9, is beyond the limit at a sharpness of "
+        f"{value:.3g}"
+        for k, value in known.items()
+        if smallest == 9
+    ]
+    assert {r.step_size == 9 for r in run.records[1:]} == {smallest == 9}
+
+
+def test_what_a_user_hears(caplog):
+    """One line per reading, the settings before, and the numbers in Flower's result. Kills: a
+    measurement that nobody sees who has no records.
+    """
+    caplog.set_level("INFO", "flwr")
+    run = flower(grid_of(), rounds=3, steering=RULE)
+    run.strategy.summary()
+    lines = [r.getMessage() for r in caplog.records if "sharpness" in r.getMessage()]
+    first, third = (run.records[k].sharpness for k in (1, 3))
+    assert lines == [
+        f"round 1: sharpness {first:.4g} (4 products)",
+        f"round 3: sharpness {third:.4g} (4 products)",
+        lines[-1],
+    ]
+    assert f"{EACH}, {RULE}" in lines[-1]
+    metrics = run.result.train_metrics_clientapp
+    assert [metrics[k].get("sharpness") for k in (1, 2, 3)] == [first, None, third]
+    assert [metrics[k]["step_size"] for k in (1, 2, 3)] == [r.step_size for r in run.records[1:]]
+
+
+# What an objective does --------------------------------------------------------------------------
+
+
+def spoilt(change):
+    """The clients, the third of whom changes the first product that it is asked for."""
+    whole, count = OBJECTIVES[2], 0
+
+    def hvp(x, v, b):
+        nonlocal count
+        count += 1
+        return change(whole.hvp(x, v, b)) if count == 1 else whole.hvp(x, v, b)
+
+    one = NumpyObjective(whole.loss, whole.gradient, hvp, dim=DIM, size=whole.size)
+    return [*OBJECTIVES[:2], one, *OBJECTIVES[3:]]
+
+
+def raising(reason):
+    def change(product):
+        raise reason
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (raising(RuntimeError("out of memory")), "RuntimeError: out of memory"),
+        (raising(ZeroDivisionError("by zero")), "ZeroDivisionError: by zero"),
+        (raising(ImportError("no torch")), "no torch"),
+        (lambda product: product.tolist(), "AttributeError: 'list' object has no attribute 'shap"),
+    ],
+    ids=["RuntimeError", "ZeroDivisionError", "ImportError", "a list"],
+)
+def test_whatever_an_objective_raises(change, sentence):
+    """The loop's words, and its points. Kills: a run that ends, other words here than there."""
+    run, history = flower(grid_of(spoilt(change))), loop(spoilt(change))
+    as_the_loop(run, history)
+    assert run.records[1].unmeasured.startswith(f"client 2: {sentence}")
+
+
+@pytest.mark.parametrize("steps", [1, 4])
+def test_products_beyond_the_range(steps):
+    """±1.7e308 in 1000 entries: a length that is no number. Kills: a warning of numpy's, a run that
+    ends, another sentence than the loop's.
+    """
+    rows = np.ones((1, 1000))
+    squares = [Squares(rows, np.zeros(1), 1.0) for _ in range(3)]
+    huge = np.where(np.arange(1000) % 3 == 0, 1.7e308, -1.7e308)
+    wide = NumpyObjective(
+        squares[1].loss, squares[1].gradient, lambda x, v, b: huge, dim=1000, size=1
+    )
+    clients = [squares[0], wide, squares[2]]
+    settings = {
+        "optimizer": fb.gradient_descent(1e-4),
+        "start": np.ones(1000),
+        "rounds": 3,
+        "sharpness": fb.lanczos(every=2, steps=steps, tolerance=0),
+        "steering": RULE,
+    }
+    run = flower(grid_of(clients), minimum_clients=3, **settings)
+    as_the_loop(run, loop(clients, **settings))
+    said = {r.unmeasured for r in run.records[1::2]}
+    assert said == {"the Hessian-vector products are beyond the range of their numbers"}
 
 
 # Resumed ------------------------------------------------------------------------------------------
@@ -552,6 +778,19 @@ def test_interrupted_is_uninterrupted(when, clients, tmp_path):
     for mine, theirs in zip(run.records, whole.records[when + 1 :], strict=True):
         assert replace(mine, seconds=0) == replace(theirs, seconds=0)
     assert {k for k, _, _ in grid.queries()} == {3, 6}
+
+
+def test_resumed_without_the_rule():
+    """The optimizer's own step size is taken again. Kills: that of a reading long ago."""
+    grid = grid_of()
+    first = flower(grid, rounds=2, steering=RULE)
+    assert first.records[2].step_size == first.strategy.state.step_size != 0.5
+    for sharpness in (EACH, None):
+        strategy = FedBias(STEP, sharpness=sharpness, minimum_clients=CLIENTS, seed=3)
+        run = train(strategy, grid, START, 4, resume=first.checkpoints[-1])
+        assert [record.step_size for record in run.records] == [0.5, 0.5]
+        slope = np.mean([f.gradient(first.points[-1]) for f in OBJECTIVES], axis=0)
+        np.testing.assert_allclose(run.points[0], first.points[-1] - 0.5 * slope, rtol=1e-12)
 
 
 def test_a_record_is_plain_values():
