@@ -257,11 +257,13 @@ def sharpest(objective, point):
 
 @pytest.mark.parametrize(
     ("kind", "rounds", "sure"),
-    [(kind, rounds, 1.0) for kind in WIDE for rounds in (0, 80)] + [("LayerNorm", 80, 1.3)],
+    [(kind, rounds, 1.0) for kind in WIDE for rounds in (0, 80)]
+    + [("LayerNorm", 80, 1.7), ("BatchNorm", 80, 1.3)],
 )
 def test_single_precision_is_symmetric_enough(kind, rounds, sure):
     """Before training and at losses down to 1e-6: a reading, within a hundredth of that in double.
-    Kills: a bound on asymmetry that calls the rounding of a trained net an error.
+    The last two are 1e-3 off symmetry; √ε is 3.5e-4, ∛ε 4.9e-3. Kills: a bound that calls the
+    rounding of a trained net an error.
     """
     single, double, point = learned(WIDE[kind], rounds, sure)
     found = sharpest(single, point)
