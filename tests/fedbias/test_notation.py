@@ -83,7 +83,7 @@ SPELLINGS = [
     "cosine_decay(samples=100000)",
     "cosine_decay(samples=100000, final=0.5, warmup=1000)",
     "lanczos()",
-    "lanczos(every=5, steps=50, tolerance=0.001, fraction=0.5)",
+    "lanczos(every=5, steps=50, tolerance=0.01, fraction=0.5)",
     "by_sharpness(c=1.5)",
     "by_sharpness(c=1.5, hysteresis=0, smallest=0.001, largest=10)",
     "random_matching()",

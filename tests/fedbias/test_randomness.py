@@ -70,6 +70,8 @@ def test_purposes_never_change():
         "ROLLOUT": 8,
         "DIRECTION": 9,
         "MATCHING": 10,
+        "LANCZOS": 11,
+        "MEASURED": 12,
     }
     assert SERVER == 2**32 - 1
 

@@ -44,6 +44,7 @@ PRESET = {
     "rounds": 4,
     "clients": 2,
     "lost": 0.2,
+    "estimator": "minibatch()",
     "sharpness": "lanczos(every=2, steps=6)",
     "steering": "by_sharpness(c=0.5)",
 }
