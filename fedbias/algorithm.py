@@ -12,7 +12,7 @@ from fedbias.estimators import Estimator, LocalSteps, exact
 from fedbias.feedback import Feedback, no_feedback
 from fedbias.notation import plain_numbers
 from fedbias.optimizers import Optimizer
-from fedbias.sharpness import BySharpness, Lanczos
+from fedbias.sharpness import BySharpness, Lanczos, as_lanczos
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Algorithm:
     measure_bias : int
         In every so many rounds the clients report how far their packets are from their exact
         gradients, which costs them one more full gradient; 0 for never.
-    sharpness : Lanczos or None
-        When and how the sharpness of the mean loss is measured.
+    sharpness : Lanczos, int or None
+        When and how the sharpness of the mean loss is measured; n is every n rounds.
     steering : BySharpness or None
         What the step size makes of it.
     """
@@ -48,7 +48,7 @@ class Algorithm:
     seed: int = 0
     measure_bias: int = 0
     decay: Decay = no_decay()
-    sharpness: Lanczos | None = None
+    sharpness: Lanczos | int | None = None
     steering: BySharpness | None = None
 
     def __post_init__(self) -> None:
@@ -60,8 +60,6 @@ class Algorithm:
             "feedback": (Feedback, "no_feedback()"),
             "decay": (Decay, "cosine_decay(samples=100000)"),
         }
-        if self.sharpness is not None:
-            kinds["sharpness"] = (Lanczos, "lanczos(every=10)")
         if self.steering is not None:
             kinds["steering"] = (BySharpness, "by_sharpness(c=1.0)")
         for name, (kind, example) in kinds.items():
@@ -76,6 +74,11 @@ class Algorithm:
         self._check_weights()
         self._check_feedback()
         self._check_steering()
+
+    @property
+    def measuring(self) -> Lanczos | None:
+        """When and how the sharpness is measured; None for never."""
+        return as_lanczos(self.sharpness)
 
     @property
     def batching(self) -> BatchSize | None:
@@ -156,10 +159,10 @@ class Algorithm:
             )
 
     def _check_steering(self) -> None:
-        rule, limit = self.steering, self.stability
+        rule, limit, measuring = self.steering, self.stability, self.measuring
         if rule is None:
             return
-        if self.sharpness is None:
+        if measuring is None:
             raise ValueError(f"{rule} needs the sharpness to be measured: sharpness=lanczos()")
         if self.decay != no_decay():
             raise ValueError(f"{rule} and {self.decay} both set the step size: use one of them")

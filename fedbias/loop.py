@@ -55,7 +55,7 @@ def run(
     participation: Choice | None = None,
     lost: Choice | None = None,
     weights: str = "uniform",
-    sharpness: Lanczos | None = None,
+    sharpness: Lanczos | int | None = None,
     steering: BySharpness | None = None,
     stop: Until | None = None,
     on_round: Callable[[int, ServerState, Outcome], None] | None = None,
@@ -93,9 +93,9 @@ def run(
         spread of its replies, averaged over earlier rounds, once two replies of each kind showed
         it). That is the mean of least variance, right where the kinds' clients draw from the SAME
         data; otherwise it leans towards the data of the precise kind, which f does not say.
-    sharpness : Lanczos, optional
-        When and how the sharpness of the mean loss is measured, over the clients that offer
-        ``hvp``. Where that fails the run goes on with what was measured before.
+    sharpness : Lanczos or int, optional
+        When and how the sharpness of the mean loss is measured (n: every n rounds), over the
+        clients that offer ``hvp``. Where that fails the run goes on with the last reading.
     steering : BySharpness, optional
         How the step size follows from it; the optimizer's own holds until there is a measurement.
     stop : Until, optional
@@ -125,6 +125,7 @@ def run(
         sharpness=sharpness,
         steering=steering,
     )
+    measuring = algorithm.measuring
     _check(objectives, start, rounds, keep, stop)
     _check_compared(algorithm, len(objectives))
     if steering is not None and not any("hvp" in capabilities(f) for f in objectives):
@@ -145,9 +146,9 @@ def run(
     while state.round < rounds and stopped is None:
         asked = asked_of("run", participation, state.round, len(objectives))
         _check_everyone(feedback, asked, len(objectives))
-        if sharpness is not None and sharpness.due(state.round):
+        if measuring is not None and measuring.due(state.round):
             try:
-                readings.append(_reading(algorithm, sharpness, state, objectives))
+                readings.append(_reading(algorithm, measuring, state, objectives))
                 state = steered(algorithm, state, readings[-1])
             except NotMeasured as reason:
                 unmeasured[state.round] = str(reason)

@@ -83,7 +83,7 @@ def _star(settings: Settings) -> FedBias:
         stop=settings.made("stop", Until),
         evaluate_every=settings.client_evaluation_every,
         broadcast=settings.broadcast,
-        sharpness=a.sharpness,
+        sharpness=a.measuring,
         steering=a.steering,
         seed=a.seed,
     )

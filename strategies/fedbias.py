@@ -83,9 +83,9 @@ class FedBias(Strategy):
         the optimizer's state, and repeats the server's step, bit for bit: it rebuilds every
         direction of every client. ``evaluate_every`` sends the model all the same, and so does a
         measurement of the sharpness.
-    sharpness : Lanczos, optional
-        When and how the sharpness of the clients' mean loss is measured: λ_max of its Hessian, from
-        products with vectors that the clients compute on all their data.
+    sharpness : Lanczos or int, optional
+        When and how the sharpness of the clients' mean loss is measured (n: every n rounds): λ_max
+        of its Hessian, from products with vectors that the clients compute on all their data.
     steering : BySharpness, optional
         How the step size follows from it, see :func:`strategies.sharpness_step`.
     seed : int
@@ -118,7 +118,7 @@ class FedBias(Strategy):
         evaluate_every: int = 0,
         measure_bias: int = 0,
         broadcast: str = "model",
-        sharpness: fb.Lanczos | None = None,
+        sharpness: fb.Lanczos | int | None = None,
         steering: fb.BySharpness | None = None,
         seed: int = 0,
     ) -> None:
@@ -151,7 +151,7 @@ class FedBias(Strategy):
         """Log the settings."""
         a = self.algorithm
         parts = (a.optimizer, a.decay, a.estimator, a.compressor, a.feedback)
-        known = [part for part in (*parts, a.sharpness, a.steering) if part is not None]
+        known = [part for part in (*parts, a.measuring, a.steering) if part is not None]
         _LOG.info("\t%s, batch size %s", ", ".join(map(str, known)), a.batch_size)
 
     @property
@@ -301,7 +301,7 @@ class FedBias(Strategy):
             result.arrays, result.train_metrics_clientapp[number] = arrays, trained
 
     def _measure(self, grid: Grid, timeout: float) -> None:
-        state, setting = self._running(), self.algorithm.sharpness
+        state, setting = self._running(), self.algorithm.measuring
         if setting is not None and setting.due(state.round):
             least = self.algorithm.minimum_replies
             self._roster.wait(grid, least, self.sampling.patience)

@@ -51,7 +51,7 @@ def survey(
 
     Where it fails the state is the same: training goes on with the last reading.
     """
-    number, setting = state.round + 1, cast(Lanczos, algorithm.sharpness)
+    number, setting = state.round + 1, cast(Lanczos, algorithm.measuring)
     weights = {client: algorithm.weight(roster.sizes[client]) for client in roster.able("hvp")}
     messages, everyone = _Products(grid, roster, timeout, state), len(roster.sizes)
     try:

@@ -14,7 +14,7 @@ def sharpness_step(
     c: float,
     optimizer: fb.Optimizer = fb.gradient_descent(step_size=0.01),
     *,
-    sharpness: fb.Lanczos = fb.lanczos(every=10),
+    sharpness: fb.Lanczos | int = fb.lanczos(every=10),
     hysteresis: float = 0.1,
     smallest: float = 1e-6,
     largest: float = math.inf,

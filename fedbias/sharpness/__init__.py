@@ -3,7 +3,7 @@
 from .eigenpairs import Eigenpair, NotMeasured, top_eigenpair, top_eigenpairs
 from .query import HvpQuery, checksum, own_product
 from .reading import Reading, take_reading
-from .settings import BySharpness, Lanczos, by_sharpness, lanczos
+from .settings import BySharpness, Lanczos, as_lanczos, by_sharpness, lanczos
 
 __all__ = [
     "BySharpness",
@@ -12,6 +12,7 @@ __all__ = [
     "Lanczos",
     "NotMeasured",
     "Reading",
+    "as_lanczos",
     "by_sharpness",
     "checksum",
     "lanczos",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral
 from typing import ClassVar
 
 from fedbias import checks
@@ -103,6 +104,18 @@ class BySharpness:
         if now is not None and now <= wanted <= (1 + self.hysteresis) * now:
             return now
         return wanted
+
+
+def as_lanczos(value: Lanczos | int | None) -> Lanczos | None:
+    """A whole number n means every n rounds, None never (ValueError for others)."""
+    if value is None or isinstance(value, Lanczos):
+        return value
+    if isinstance(value, Integral) and not isinstance(value, bool):
+        return Lanczos(every=int(value))
+    raise ValueError(
+        "algorithm: sharpness must be a whole number of rounds, None, or an object like "
+        f"lanczos(every=10), not {value!r}"
+    )
 
 
 lanczos, by_sharpness = Lanczos, BySharpness

@@ -633,8 +633,13 @@ PRESET = fb.preset_radius(1, 0.5, 1)
             {"optimizer": fb.heavy_ball(0.1, 0.5), "steering": fb.by_sharpness(6)},
             "by_sharpness: c must be > 0 and < 6, where heavy_ball(step_size=0.1, beta=0.5) stop",
         ),
-        ({"sharpness": 10}, "algorithm: sharpness must be like lanczos(every=10), not 10"),
-        ({"sharpness": fb.lanczos}, "algorithm: sharpness must be like lanczos(every=10), not "),
+        ({"sharpness": 0}, "lanczos: every must be a whole number >= 1, not 0"),
+        (
+            {"sharpness": True},
+            "algorithm: sharpness must be a whole number of rounds, None, or an ",
+        ),
+        ({"sharpness": "lanczos()"}, "algorithm: sharpness must be a whole number of rounds, None"),
+        ({"sharpness": fb.lanczos}, "algorithm: sharpness must be a whole number of rounds, None"),
         ({"steering": 1.5}, "algorithm: steering must be like by_sharpness(c=1.0), not 1.5"),
     ],
 )
@@ -644,6 +649,17 @@ def test_what_does_not_fit_together_is_refused(settings, sentence):
     with pytest.raises(ValueError) as caught:
         Algorithm(**whole)
     assert str(caught.value).startswith(sentence)
+
+
+def test_a_number_is_every_so_many_rounds():
+    """Kills: a number that is steps, or a share."""
+    assert Algorithm(STEP, sharpness=4).measuring == fb.lanczos(every=4)
+    assert Algorithm(STEP, sharpness=np.int64(4)).measuring == fb.lanczos(every=4)
+    assert Algorithm(STEP, sharpness=LANCZOS).measuring is LANCZOS
+    assert Algorithm(STEP).measuring is None
+    problem = fb.LeastSquares.random(3, 2, 0, clients=2)
+    history = fb.run(problem.objectives, STEP, np.zeros(3), 5, sharpness=2)
+    assert [reading.round for reading in history.readings] == [0, 2, 4]
 
 
 @pytest.mark.parametrize(
