@@ -284,7 +284,8 @@ def revealed(found, rows=12):
 def test_every_example_has_its_own_mask(pieces, what, monkeypatch):
     """And ⟨g_i, ḡ⟩ belongs to the g_i of ḡ: the second pass draws the same masks.
 
-    Kills: one mask for all, the same masks in every piece, a second pass with other masks.
+    Kills: one mask for all, the same masks in every piece, a second pass with other masks, dropout
+    that rests once the loss is known.
     """
     objective = revealing(nn.Dropout(0.5), micro_batch=5 if pieces == "micro_batch" else None)
     if pieces == "budget":
@@ -295,6 +296,8 @@ def test_every_example_has_its_own_mask(pieces, what, monkeypatch):
     assert set(seen.round(4).ravel()) == {0, 2}
     assert len(np.unique(seen.round(4), axis=0)) == 12
     agrees(found, gradients, what, 1e-5)
+    again = objective.per_example_statistics(point, None, what)  # the loss is compared no more
+    assert again.gradient.tobytes() == found.gradient.tobytes()
 
 
 def test_masks_repeat_with_whose_turn_it_is():
