@@ -125,11 +125,8 @@ def run(
         sharpness=sharpness,
         steering=steering,
     )
-    measuring = algorithm.measuring
     _check(objectives, start, rounds, keep, stop)
-    _check_compared(algorithm, len(objectives))
-    if steering is not None and not any("hvp" in capabilities(f) for f in objectives):
-        raise ValueError(f"run: {steering} needs clients with Hessian-vector products: offer hvp")
+    _check_clients(algorithm, objectives)
     if stop is not None:
         stop.check(feedback)
     if feedback.radius:
@@ -146,12 +143,7 @@ def run(
     while state.round < rounds and stopped is None:
         asked = asked_of("run", participation, state.round, len(objectives))
         _check_everyone(feedback, asked, len(objectives))
-        if measuring is not None and measuring.due(state.round):
-            try:
-                readings.append(_reading(algorithm, measuring, state, objectives))
-                state = steered(algorithm, state, readings[-1])
-            except NotMeasured as reason:
-                unmeasured[state.round] = str(reason)
+        state = _surveyed(algorithm, state, objectives, readings, unmeasured)
         missing = set(lost(state.round)) if lost else set()
         reports = _answers(algorithm, state, objectives, ledgers, asked)
         arrived = [report for report in reports if report.client not in missing]
@@ -178,6 +170,25 @@ def run(
         readings=readings,
         unmeasured=unmeasured,
     )
+
+
+def _surveyed(
+    algorithm: Algorithm,
+    state: ServerState,
+    objectives: Sequence[Objective],
+    readings: list[Reading],
+    unmeasured: dict[int, str],
+) -> ServerState:
+    """The state that knows the sharpness at its point, if that is due; the lists are added to."""
+    setting = algorithm.measuring
+    if setting is None or not setting.due(state.round):
+        return state
+    try:
+        readings.append(_reading(algorithm, setting, state, objectives))
+    except NotMeasured as reason:
+        unmeasured[state.round] = str(reason)
+        return state
+    return steered(algorithm, state, readings[-1])
 
 
 def _reading(
@@ -251,10 +262,12 @@ def _check(
         raise ValueError("run: stop.accuracy has no meaning here, objectives have losses alone")
 
 
-def _check_compared(algorithm: Algorithm, clients: int) -> None:
-    rule = algorithm.batching
-    if rule is not None and rule.compares_clients and clients < 2:
+def _check_clients(algorithm: Algorithm, objectives: Sequence[Objective]) -> None:
+    rule, steering = algorithm.batching, algorithm.steering
+    if rule is not None and rule.compares_clients and len(objectives) < 2:
         raise ValueError(f"run: {rule.name} compares clients and there is one: use norm_test")
+    if steering is not None and not any("hvp" in capabilities(f) for f in objectives):
+        raise ValueError(f"run: {steering} needs clients with Hessian-vector products: offer hvp")
 
 
 def _check_everyone(feedback: Feedback, asked: Sequence[int], clients: int) -> None:
