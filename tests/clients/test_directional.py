@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 from torch.backends import mha, mkldnn
-from torch.nn.functional import cross_entropy, scaled_dot_product_attention
+from torch.nn.functional import cross_entropy
 
 import fedbias as fb
 from clients import NumpyObjective, TorchObjective
@@ -13,6 +13,7 @@ from fedbias.client import respond
 from fedbias.ledger import Ledger
 from fedbias.objectives import capabilities
 from fedbias.problems import LogisticLoss, Squares
+from tests.tools.torch_nets import Attention, Recurrent
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 RNG = np.random.default_rng(9)
@@ -20,27 +21,6 @@ X, Y = RNG.standard_normal((11, 6, 4)), RNG.integers(0, 3, 11)
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-13}  # relative to ‖∇f‖·‖v‖
 DTYPES = pytest.mark.parametrize("dtype", list(TOLERANCE))
 BATCHES = pytest.mark.parametrize("batch", [None, np.array([3]), np.array([1, 1, 10, 0])])
-
-
-class Attention(nn.Module):
-    """Attention whose fused kernel has no forward-mode derivative."""
-
-    def __init__(self):
-        super().__init__()
-        self.into, self.out = nn.Linear(4, 8), nn.Linear(8, 3)
-
-    def forward(self, inputs):
-        hidden = self.into(inputs)[:, None]
-        return self.out(scaled_dot_product_attention(hidden, hidden, hidden)[:, 0].mean(1))
-
-
-class Recurrent(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.lstm, self.out = nn.LSTM(4, 8, batch_first=True), nn.Linear(8, 3)
-
-    def forward(self, inputs):
-        return self.out(self.lstm(inputs)[0][:, -1])
 
 
 class Distances(nn.Module):

@@ -12,38 +12,17 @@ from torch.nn.functional import (
     embedding_bag,
     mse_loss,
     multi_margin_loss,
-    scaled_dot_product_attention,
 )
 from torch.utils.checkpoint import checkpoint
 
 import fedbias as fb
 from clients import TorchObjective
+from tests.tools.torch_nets import Attention, Recurrent
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 RNG = np.random.default_rng(11)
 X, Y = RNG.standard_normal((11, 6, 4)), RNG.integers(0, 3, 11)
 BATCHES = pytest.mark.parametrize("batch", [None, np.array([0, 4, 4, 9, 2, 10])])
-
-
-class Attention(nn.Module):
-    """Attention whose fused kernel has no second derivative."""
-
-    def __init__(self):
-        super().__init__()
-        self.into, self.out = nn.Linear(4, 8), nn.Linear(8, 3)
-
-    def forward(self, inputs):
-        hidden = self.into(inputs)[:, None]
-        return self.out(scaled_dot_product_attention(hidden, hidden, hidden)[:, 0].mean(1))
-
-
-class Recurrent(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.lstm, self.out = nn.LSTM(4, 5, batch_first=True), nn.Linear(5, 3)
-
-    def forward(self, inputs):
-        return self.out(self.lstm(inputs)[0][:, -1])
 
 
 class Distances(nn.Module):
