@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..output import Progress
+from ..settings import SettingsError
 
 Result = dict[str, Any]  # plain values, as JSON has them
 Results = Mapping[str, Result]  # by the names of the cells
@@ -28,6 +29,14 @@ class Options:
     task: str | None = None
     data_root: str | None = None
     rounds: int | None = None
+
+    def check_own(self, why: str, least: int) -> None:
+        """Refuse other data, saying why there is none, and fewer rounds (SettingsError)."""
+        for name in ("task", "data_root"):
+            if getattr(self, name) is not None:
+                raise SettingsError(f"{why}: leave --{name.replace('_', '-')} out")
+        if self.rounds is not None and self.rounds < least:
+            raise SettingsError(f"--rounds must be at least {least} here, not {self.rounds}")
 
 
 @dataclass(frozen=True)

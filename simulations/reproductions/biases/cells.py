@@ -20,7 +20,6 @@ from fedbias.optimizers import HeavyBall
 from fedbias.vectors import Vector
 
 from ...output import Progress
-from ...settings import SettingsError
 from ..base import Cell, Options, Reproduction, Result
 from .cases import CASES, STEPS, Case, step_sizes
 from .floors import Recursion, Trace, follow, without_noise
@@ -153,12 +152,7 @@ class Setup:
 
 def cells(options: Options) -> dict[str, Cell]:
     """``reshuffled-covered-sgd``, …: two step sizes and two servers for every bias."""
-    for name in ("task", "data_root"):
-        if getattr(options, name) is not None:
-            option = name.replace("_", "-")
-            raise SettingsError(f"biases has its own problems: leave --{option} out")
-    if options.rounds is not None and options.rounds < STAY:
-        raise SettingsError(f"--rounds must be at least {STAY} here, not {options.rounds}")
+    options.check_own("biases has its own problems", STAY)
     made = {}
     for name, case in CASES.items():
         problem = case.make(**case.arguments)

@@ -13,7 +13,6 @@ from pathlib import Path
 from fedbias import theory
 
 from ...output import Progress
-from ...settings import SettingsError
 from ..base import Cell, Options, Reproduction, Result
 from . import digits
 from .draw import draw
@@ -96,15 +95,7 @@ class Setup:
 
 def cells(options: Options) -> dict[str, Cell]:
     """``gd-scalar-10``, …, ``nag-e8-1.5-n64``, ``digits-hb-none``, …, ``digits-ten``."""
-    for name in ("task", "data_root"):
-        if getattr(options, name) is not None:
-            option = name.replace("_", "-")
-            raise SettingsError(
-                f"differential-quantization has its own problems: leave --{option} out"
-            )
-    least = 2 * EARLY
-    if options.rounds is not None and options.rounds < least:
-        raise SettingsError(f"--rounds must be at least {least} here, not {options.rounds}")
+    options.check_own("differential-quantization has its own problems", 2 * EARLY)
     made = {}
     for setup in _setups(options.rounds or DIGITS_ROUNDS):
         parts = ["digits"] if setup.problem == "digits" else []

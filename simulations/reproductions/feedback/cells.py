@@ -16,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from ...output import Progress
-from ...settings import SettingsError
 from ..base import Cell, Options, Reproduction, Result
 from .cases import (
     COMPRESSORS,
@@ -163,12 +162,7 @@ def short(number: Any) -> float:
 
 def cells(options: Options) -> dict[str, Cell]:
     """``squares-uniform-2-half-lossy``, …: every problem, compressor, width and setting."""
-    for name in ("task", "data_root"):
-        if getattr(options, name) is not None:
-            option = name.replace("_", "-")
-            raise SettingsError(f"feedback has its own problems: leave --{option} out")
-    if options.rounds is not None and options.rounds < EARLY:
-        raise SettingsError(f"--rounds must be at least {EARLY} here, not {options.rounds}")
+    options.check_own("feedback has its own problems", EARLY)
     plan = [(p, "uniform", b, s) for p in ("squares", "digits") for s in SETTINGS for b in BITS]
     plan += [(p, "e8", DRAWN, s) for p in ("squares", "digits") for s in ACCELERATED]
     plan += [("alone", "uniform", b, s) for s in ALIKE for b in BITS]

@@ -13,7 +13,6 @@ from pathlib import Path
 from fedbias import theory
 
 from ...output import Progress
-from ...settings import SettingsError
 from ..base import Cell, Options, Reproduction, Result
 from .cases import (
     CHECKED,
@@ -82,12 +81,7 @@ class Setup:
 
 def cells(options: Options) -> dict[str, Cell]:
     """``near``, ``far``, ``wide``, ``opposed``, ``endless``, ``check-near``, ``check-wide``."""
-    for name in ("task", "data_root"):
-        if getattr(options, name) is not None:
-            option = name.replace("_", "-")
-            raise SettingsError(f"flat-minima has its own problem: leave --{option} out")
-    if options.rounds is not None and options.rounds < _LEAST:
-        raise SettingsError(f"--rounds must be at least {_LEAST} here, not {options.rounds}")
+    options.check_own("flat-minima has its own problem", _LEAST)
     rounds = min(ROUNDS, options.rounds or ROUNDS)
     made = {name: Setup(name, MULTIPLES, rounds).cell() for name in GRIDS}
     made["opposed"] = _opposed(rounds)
